@@ -1,0 +1,7 @@
+"`python -m roar_nb` is `roar-nb`."
+import sys
+
+from .cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

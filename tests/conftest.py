@@ -1,0 +1,27 @@
+"Options and environment of the whole test run."
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", str(min(4, os.cpu_count() or 1)))
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import pytest
+
+FLAGS = ("slow", "cuda", "network")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--flags", default="", help=f"run what is skipped otherwise, of {' '.join(FLAGS)} (notebook cells too)")
+
+
+def pytest_collection_modifyitems(config, items):
+    "Skip what carries a marker that `--flags` does not name"
+    skipped = set(FLAGS) - set(config.getoption("--flags").split())
+    for item in items:
+        for flag in sorted(skipped & set(item.keywords)):
+            item.add_marker(pytest.mark.skip(reason=f"needs --flags {flag}"))
+
+
+@pytest.fixture(scope="session")
+def flags(request):
+    "The flags given on the command line, separated by spaces"
+    return request.config.getoption("--flags")

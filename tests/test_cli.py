@@ -1,0 +1,217 @@
+"Whole commands: what they leave, what they say about bad input, and how they exit."
+import json
+import shutil
+import sys
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from repo import ROOT, run
+from roar_nb.cli import main
+
+TINY = ROOT / "tests/tiny.yml"
+STEPS = ("train", "attribute", "retrain", "report")
+QUICK = ["--set", "data.n_train=200", "--set", "train_cls.nb_epochs=1"]
+GRID = ["--set", "retrain_cls.percentiles=[50]", "--set", "retrain_cls.seeds=1", "--set", "retrain_cls.metrics=roar"]
+
+
+def roar_nb(*args, **kwargs):
+    "The command in a process of its own"
+    return run(sys.executable, "-m", "roar_nb", *args, **{"ROAR_NB_PROGRESS": "0", **kwargs})
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    "A run in one command: its folder and what it printed"
+    out = tmp_path_factory.mktemp("whole")
+    result = roar_nb("run", "--config", TINY, "--out", out, *QUICK)
+    assert result.returncode == 0, result.stderr
+    return out, result.stdout
+
+
+def test_run_leaves_tables_and_figures(whole):
+    out, said = whole
+    results = pd.read_csv(out / "results.csv")
+    columns = "dataset model method metric order imputation percentile seed value n unit"
+    assert list(results) == columns.split()
+    assert len(results) == 2 * 2 * 3 * 2  # methods, metrics, percentiles with 0, seeds
+    assert results.value.between(0, 1).all() and (results.n == 200).all()
+    assert dict(zip(results.metric, results.order)) == {"roar": "morf", "kar": "lerf"}
+    assert {p.name for p in (out / "figures").iterdir()} == {"roar.png", "roar.svg", "kar.png", "kar.svg"}
+    assert "forecast for the other" in said and "ROAR: most relevant pixels removed" in said
+
+
+def test_run_records_how_it_was_made(whole):
+    out, _ = whole
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert list(manifest["steps"]) == list(STEPS)
+    assert all({"seconds", "device", "versions"} <= set(s) for s in manifest["steps"].values())
+    assert manifest["data"]["train"]["images"] == 200 and len(manifest["data"]["train"]["mean"]) == 3
+    cell = json.loads(next((out / "retrain").glob("smooth-roar*.json")).read_text())
+    assert {"spec", "versions", "device", "seed", "correct"} <= set(cell)
+
+
+def test_base_is_trained_once_for_each_seed(whole):
+    out, _ = whole
+    assert len(list((out / "retrain").glob("base-*.json"))) == 2
+    assert len(list((out / "retrain").glob("*.json"))) == 2 + 2 * 2 * 2 * 2
+    base = pd.read_csv(out / "results.csv").query("percentile == 0")
+    assert (base.groupby("seed").value.nunique() == 1).all()
+
+
+def test_steps_alone_give_the_same_results(whole, tmp_path):
+    for step in STEPS:
+        result = roar_nb(step, "--config", TINY, "--out", tmp_path, *QUICK)
+        assert result.returncode == 0, result.stderr
+    assert (tmp_path / "results.csv").read_bytes() == (whole[0] / "results.csv").read_bytes()
+
+
+def test_resolved_configuration_runs_again_without_work(whole, tmp_path):
+    out, _ = whole
+    copy = shutil.copytree(out, tmp_path / "copy")
+    before = {p: p.stat().st_mtime_ns for p in (copy / "retrain").iterdir()}
+    result = roar_nb("run", "--config", copy / "config.yaml", "--out", copy)
+    assert result.returncode == 0, result.stderr
+    assert {p: p.stat().st_mtime_ns for p in (copy / "retrain").iterdir()} == before
+    assert (copy / "results.csv").read_bytes() == (out / "results.csv").read_bytes()
+
+
+OLDER = """
+desc: &desc older
+outdir: &outdir {out}
+data: {{dataset: Shapes, dataset_dir: ~, split_ratio: 0.875, n_train: 200, n_validation: 50, n_test: 50}}
+train_cls:
+  model: &model
+    arch: src.models.classification.PytorchCifarResnet.ResNet8
+    constructor_args: {{num_classes: 10, width: 4}}
+    pretrained_weights: ~
+    transformer: ~
+  scheduler: &scheduler {{name: StepLR, step_size: 10, gamma: 0.5}}
+  optimizer: &optimizer {{name: Adam, lr: 1e-3, weight_decay: 1e-4}}
+  loss: &loss {{name: CrossEntropyLoss}}
+  batch_size: 256
+  nb_epochs: 1
+extract_cams:
+  model:
+    <<: *model
+    pretrained_weights: !!python/object/apply:os.path.join [*outdir, 'train_cls/older/best.pth']
+  attribution_methods: &methods
+    - name: gradcam
+      method: src.attribution_methods.gradcam.compute_gradcam
+      kwargs: {{saliency_layer: layer3.0.relu}}
+retrain_cls:
+  model: *model
+  attribution_methods: *methods
+  metrics: roar
+  percentiles: [50]
+  scheduler: *scheduler
+  optimizer: *optimizer
+  loss: *loss
+  batch_size: 256
+  nb_epochs: 1
+"""
+
+
+def test_older_format_runs(tmp_path):
+    config = tmp_path / "older.yml"
+    config.write_text(OLDER.format(out=tmp_path / "run"))
+    assert main(["run", "--config", str(config)]) == 0
+    results = pd.read_csv(tmp_path / "run/results.csv")
+    assert set(results.method) == {"gradcam"} and sorted(results.percentile) == [0, 50]
+
+
+def test_own_method_beside_the_config(tmp_path):
+    (tmp_path / "brightness_of_mine.py").write_text(
+        "def bright(model, image, label, power=1):\n"
+        "    assert image.shape == (1, 3, 32, 32) and isinstance(label, int)\n"
+        "    return (image[0].cpu().numpy() ** power).sum(0)\n"
+    )
+    config = tmp_path / "mine.yml"
+    config.write_text(
+        TINY.read_text() + "  attribution_methods: [mine]\n"
+    )
+    methods = "extract_cams.attribution_methods=[{name: mine, method: brightness_of_mine.bright, kwargs: {power: 2}}]"
+    assert main(["run", "--config", str(config), "--out", str(tmp_path / "run"), "--set", methods, *QUICK, *GRID]) == 0
+    assert set(pd.read_csv(tmp_path / "run/results.csv").method) == {"mine"}
+
+
+def test_image_folder_with_own_statistics(tmp_path):
+    from roar_nb.data import shapes
+
+    for part, n in {"train": 160, "val": 20, "test": 40}.items():
+        ds = shapes(n, seed=n)
+        for i in range(n):
+            folder = tmp_path / "tree" / part / ds.classes[ds.labels[i]]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(ds.images[i].permute(1, 2, 0).numpy()).save(folder / f"{i}.png")
+    config = tmp_path / "tree.yml"
+    config.write_text(TINY.read_text().replace("{dataset: Shapes, n_train: 1000, n_validation: 100, n_test: 200}",
+                                               f"{{dataset: ImageFolder, dataset_dir: {tmp_path / 'tree'}}}"))
+    methods = "extract_cams.attribution_methods=[{name: gradient, method: gradient}]"
+    args = ["run", "--config", str(config), "--out", str(tmp_path / "run"), "--set", methods, *GRID]
+    assert main(args) == 0
+    data = json.loads((tmp_path / "run/manifest.json").read_text())["data"]
+    assert [data[k]["images"] for k in ("train", "validation", "test")] == [160, 20, 40]
+    assert data["test"]["mean"] == data["train"]["mean"]
+
+
+BAD = {
+    "train_cls.optimiser.name=Adam": ["train_cls.optimiser", "did you mean 'optimizer'"],
+    "train_cls.optimizer.name=Adamm": ["train_cls.optimizer.name", "Adamm", "did you mean 'Adam"],
+    "train_cls.optimizer.momentum=0.9": ["train_cls.optimizer.momentum", "AdamW has no such argument"],
+    "train_cls.batch_size=many": ["train_cls.batch_size", "'many'"],
+    "train_cls.model.arch=roar_nb.models.ResNet9": ["train_cls.model.arch", "did you mean 'ResNet"],
+    "train_cls.model.constructor_args.num_classes=7": ["train_cls.model", "7 logits", "10 classes"],
+    "train_cls.model.constructor_args.wide=7": ["train_cls.model.constructor_args.wide", "allowed: num_classes, width"],
+    "data.dataset=CIFAR11": ["data.dataset", "CIFAR11", "did you mean 'CIFAR10"],
+    "data.dataset=ImageFolder": ["data.dataset_dir", "ImageFolder"],
+    "extract_cams.attribution_methods.1.method=smoothgard_sq": ["extract_cams.attribution_methods.1.method", "did you mean 'smoothgrad_sq'"],
+    "extract_cams.attribution_methods.1.kwargs.n_sample=3": ["extract_cams.attribution_methods.1.kwargs.n_sample", "did you mean 'n_samples'"],
+    "extract_cams.attribution_methods.1={name: cam, method: gradcam, kwargs: {layer: layer3.0.rleu}}": [
+        "extract_cams.attribution_methods.1.kwargs.layer", "did you mean 'layer3.0.relu'"],
+    "retrain_cls.percentiles=[30, 101]": ["retrain_cls.percentiles", "101"],
+    "retrain_cls.metrics=raor": ["retrain_cls.metrics", "did you mean 'roar'"],
+    "retrain_cls.imputation=channel_maen": ["retrain_cls.imputation", "did you mean 'channel_mean'"],
+    "retrain_cls.attribution_methods=[orcale]": ["retrain_cls.attribution_methods.0", "did you mean 'oracle'"],
+    "device=gpu": ["device", "gpu"],
+    "precision=half": ["precision", "'half'"],
+}
+
+
+@pytest.mark.parametrize("override", BAD)
+def test_bad_config_is_refused_before_any_work(override, tmp_path, capsys):
+    assert main(["run", "--config", str(TINY), "--out", str(tmp_path / "run"), "--set", override]) == 2
+    said = capsys.readouterr().err
+    assert [word for word in BAD[override] if word not in said] == [], said
+    assert "Traceback" not in said and not (tmp_path / "run").exists()
+
+
+def test_usage_errors_exit_with_2():
+    assert [roar_nb(*args).returncode for args in ([], ["fly"], ["run", "--sed", "3"])] == [2, 2, 2]
+    missing = roar_nb("run", "--config", "shapes_dmeo")
+    assert missing.returncode == 2 and "did you mean 'shapes_demo'" in missing.stderr
+
+
+def test_steps_say_what_must_come_first(tmp_path, capsys):
+    args = ["--config", str(TINY), "--out", str(tmp_path), *QUICK]
+    for step, first in (("attribute", "roar-nb train"), ("retrain", "roar-nb attribute"), ("report", "roar-nb attribute")):
+        assert main([step, *args]) == 1
+        assert f"run `{first}` first" in capsys.readouterr().err
+
+
+def test_other_settings_are_refused_or_overwritten(tmp_path, capsys):
+    args = ["train", "--config", str(TINY), "--out", str(tmp_path), *QUICK]
+    assert main(args) == 0
+    assert main([*args, "--seed", "5"]) == 1
+    assert "seed: 0 → 5" in capsys.readouterr().err
+    assert main([*args, "--seed", "5", "--overwrite"]) == 0
+
+
+def test_failing_method_leaves_the_others(tmp_path, capsys):
+    bad = "extract_cams.attribution_methods.0={name: bad, method: roar_nb.core.duration}"
+    args = ["--config", str(TINY), "--out", str(tmp_path), *QUICK]
+    assert main(["train", *args]) == 0
+    assert main(["attribute", *args, "--set", bad, "--set", "retrain_cls.attribution_methods=[smooth]"]) == 1
+    assert "bad" in capsys.readouterr().err
+    assert main(["retrain", *args, *GRID, "--set", bad, "--set", "retrain_cls.attribution_methods=[smooth]"]) == 0
