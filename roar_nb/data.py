@@ -191,7 +191,7 @@ def augment(images:torch.Tensor, # (B,C,H,W) normalised
     b = torch.arange(B, device=dev)[:, None, None]
     return padded[b, rows[:, :, None], cols[:, None, :]].permute(0, 3, 1, 2)
 
-# %% ../nbs/01_data.ipynb #66edafa6
+# %% ../nbs/01_data.ipynb #37338fa7
 def _stripes(y, x, w): return torch.sin(w*y)
 def _pillars(y, x, w): return torch.sin(w*x)
 def _plaid(y, x, w): return (torch.sin(w*y) + torch.sin(w*x))/2
@@ -209,8 +209,8 @@ SILHOUETTES = {
     'down':     lambda y, x: (y > -.95) & (x.abs()*1.5 < 1 - y),
     'plus':     lambda y, x: torch.minimum(y.abs(), x.abs()).lt(.4) & torch.maximum(y.abs(), x.abs()).lt(1.1),
     'cross':    lambda y, x: (y.abs() - x.abs()).abs().lt(.5) & torch.maximum(y.abs(), x.abs()).lt(1),
-    'beam':     lambda y, x: (y.abs() < .55) & (x.abs() < 1.2),
-    'post':     lambda y, x: (x.abs() < .55) & (y.abs() < 1.2)}
+    'beam':     lambda y, x: (y.abs() < .6) & (x.abs() < 1.1),
+    'post':     lambda y, x: (x.abs() < .6) & (y.abs() < 1.1)}
 
 # %% ../nbs/01_data.ipynb #dbdc22ab
 def _textures(which, # (N,) indices into TEXTURES
