@@ -7,11 +7,11 @@ Docs: https://roar-nb.github.io/roar_nb/core.html.md"""
 # %% auto #0
 __all__ = ['RoarError', 'ConfigError', 'DataError', 'ModelError', 'AttributionError', 'StoreError', 'nearest', 'derive_seed',
            'generator', 'seeded', 'pick_device', 'has_bf16', 'pick_precision', 'autocast', 'import_dotted',
-           'fingerprint', 'tensor_hash', 'differences', 'atomic_path', 'write_text', 'write_json', 'read_json',
-           'versions', 'device_name', 'progress', 'say', 'duration']
+           'fingerprint', 'tensor_hash', 'source_hash', 'differences', 'atomic_path', 'write_text', 'write_json',
+           'read_json', 'versions', 'device_name', 'progress', 'say', 'duration']
 
-# %% ../nbs/00_core.ipynb #df328cbe
-import contextlib, difflib, hashlib, importlib, json, os, platform, sys, tempfile, time
+# %% ../nbs/00_core.ipynb #278a308e
+import contextlib, difflib, hashlib, importlib, inspect, json, os, platform, sys, tempfile, time
 from importlib import metadata
 from pathlib import Path
 
@@ -124,7 +124,7 @@ def import_dotted(name:str, # e.g. 'torchvision.models.resnet50'
         raise ConfigError(f"{what}: module {module!r} has no {attr!r}{nearest(attr, difflib.get_close_matches(attr, public, 5) or public[:20])}")
     return getattr(found, attr)
 
-# %% ../nbs/00_core.ipynb #ec06fc2a
+# %% ../nbs/00_core.ipynb #cf220302
 def fingerprint(spec, # anything JSON can hold
                ) -> str: # 16 hexadecimal digits
     "A short hash of a specification"
@@ -139,6 +139,12 @@ def tensor_hash(*tensors) -> str: # 16 hexadecimal digits
         h.update(f'{t.dtype}{tuple(t.shape)}'.encode())
         if t.numel(): h.update(t.reshape(-1).view(torch.uint8).numpy())
     return h.hexdigest()[:16]
+
+def source_hash(fn) -> str|None: # None for functions of this package and for those without source
+    "A hash of a user's function, so that an edited one is noticed"
+    if (getattr(fn, '__module__', '') or '').startswith('roar_nb.'): return None
+    try: return fingerprint(inspect.getsource(fn))
+    except (OSError, TypeError): return None
 
 def differences(old:dict, new:dict, prefix='') -> list: # lines 'key: old → new'
     "Where two nested specifications differ"
@@ -198,7 +204,7 @@ def device_name(device) -> str:
     if device.type == 'cuda': return torch.cuda.get_device_name(device)
     return f'{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)'
 
-# %% ../nbs/00_core.ipynb #e829f2a2
+# %% ../nbs/00_core.ipynb #00020268
 def progress(iterable=None, # what to go through, or None with `total`
              total=None, # how many steps
              desc='', # what is being done
@@ -207,7 +213,7 @@ def progress(iterable=None, # what to go through, or None with `total`
     quiet = os.environ.get('ROAR_NB_PROGRESS') == '0' or 'IN_TEST' in os.environ
     terminal = sys.stderr.isatty() or 'ipykernel' in sys.modules
     return tqdm(iterable, total=total, desc=desc, disable=quiet, dynamic_ncols=True,
-                mininterval=0.2 if terminal else 10, **kwargs)
+                mininterval=.2 if terminal else 10, delay=0 if terminal else 10, **kwargs)
 
 def say(*words):
     "A line that does not tear a progress bar"

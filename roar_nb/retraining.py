@@ -8,7 +8,7 @@ Docs: https://roar-nb.github.io/roar_nb/retraining.html.md"""
 __all__ = ['METRIC_ORDER', 'Cell', 'grid', 'split_ranks', 'masked_splits', 'retrain', 'unpack_correct', 'cell_path', 'Forecast',
            'collect', 'run_grid', 'Grid']
 
-# %% ../nbs/08_retraining.ipynb #b43e321c
+# %% ../nbs/08_retraining.ipynb #e3100e62
 import time, traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .core import ConfigError, DataError, ModelError, device_name, duration, fingerprint, pick_precision, progress, read_json, say, versions, write_json, write_text
+from .core import ConfigError, DataError, ModelError, device_name, duration, fingerprint, pick_precision, progress, read_json, say, source_hash, versions, write_json, write_text
 from .data import ImageSet, Splits
 from .training import Recipe, evaluate, fit
 from .store import open_maps
@@ -124,7 +124,7 @@ def run_grid(cells, # from `grid`
         forecast.add(time.perf_counter() - start)
     return failed
 
-# %% ../nbs/08_retraining.ipynb #34275d41
+# %% ../nbs/08_retraining.ipynb #b58e0665
 class _RankCache:
     "Ranks of the most recent methods, up to a limit of memory"
     def __init__(self, stores, splits, seed, limit=4 << 30):
@@ -143,24 +143,25 @@ class Grid:
     def __init__(self, cells, folder, splits:Splits,
                  stores:dict, # method -> {split name: path of a finished store}
                  recipe:Recipe,
+                 imputations:dict, # name -> `Imputation`
                  model_spec:dict, # describes the model; part of every cell's specification
                  tie_seed:int=0, device='cpu'):
-        self.cells, self.splits, self.stores, self.recipe, self.device = cells, splits, stores, recipe, device
+        self.cells, self.splits, self.stores, self.recipe, self.imputations, self.device = cells, splits, stores, recipe, imputations, device
         self.ranks = _RankCache(stores, splits, tie_seed)
         self.spec = dict(data={k: ds.fingerprint() for k, ds in splits.items()}, model=model_spec, tie_seed=tie_seed,
                          recipe={**asdict(recipe), 'precision': str(pick_precision(recipe.precision, device))})
         maps = {m: {k: fingerprint(open_maps(p).attrs['spec']) for k, p in stores[m].items()} for m in dict.fromkeys(c.method for c in cells) if m != 'none'}
-        self.paths = {c: cell_path(folder, c, {**self.spec, 'maps': maps.get(c.method)}) for c in cells}
+        own = {name: source_hash(i.fn) for name, i in imputations.items()}
+        self.paths = {c: cell_path(folder, c, {**self.spec, 'maps': maps.get(c.method), 'imputation': own.get(c.imputation)}) for c in cells}
 
     def results(self) -> list:
         "The results that are there"
         return collect(self.cells, self.paths)
 
-    def run(self, make_model, # seed -> an untrained model
-            imputations:dict, # name -> `Imputation`
+    def run(self, make_model # seed -> an untrained model
            ) -> dict: # {cell: exception} of the cells that failed
         "Train what is missing"
         def one(c):
-            data = masked_splits(self.splits, self.ranks[c.method] if c.percentile else None, c, imputations.get(c.imputation))
+            data = masked_splits(self.splits, self.ranks[c.method] if c.percentile else None, c, self.imputations.get(c.imputation))
             return retrain(data, make_model, self.recipe, c.seed, self.device, c.id)
         return run_grid(self.cells, self.paths, one, dict(spec=self.spec, device=device_name(self.device)))

@@ -192,7 +192,7 @@ def attribute(run:Run) -> dict: # method name -> {split name: path}
     say(f"attribute: maps of {len(cfg.attribution_methods)} methods are in {run.folder/'attributions'}")
     return stores_of(run)
 
-# %% ../nbs/15_run.ipynb #b369c98d
+# %% ../nbs/15_run.ipynb #562b1e61
 def _imputations(section): return {i.name: i for i in (get_imputation(o, 'retrain_cls.imputation') for o in section.imputation)}
 
 def grid_of(run:Run) -> Grid:
@@ -205,14 +205,14 @@ def grid_of(run:Run) -> Grid:
                                               f"maps with channels come from extract_cams.attribution_methods.N.reduction: none")
     cells = grid(cfg.attribution_methods, cfg.metrics, list(_imputations(cfg)), cfg.percentiles, cfg.seeds)
     return Grid(cells, run.folder/'retrain', run.splits, {m: stores[m] for m in cfg.attribution_methods}, recipe_of(cfg, run.cfg.precision),
-                run.model_spec('retrain_cls.model'), run.cfg.seed, run.device)
+                _imputations(cfg), run.model_spec('retrain_cls.model'), run.cfg.seed, run.device)
 
 def retrain(run:Run) -> Grid:
     "ROAR and KAR: train every cell that is missing"
     start, g = time.perf_counter(), grid_of(run)
     _begin(run)
     for k in ('train', 'test'): run.split(k)
-    failed = g.run(lambda seed: run.model('retrain_cls.model', seed), _imputations(run.cfg.retrain_cls))
+    failed = g.run(lambda seed: run.model('retrain_cls.model', seed))
     _end(run, 'retrain', start, cells=len(g.results()))
     if failed: raise RoarError(f"retrain: {len(failed)} of {len(g.cells)} cells failed; the others are kept, and the same command tries these again:\n  " +
                                '\n  '.join(f'{c.id}: {e}' for c, e in failed.items()))

@@ -7,26 +7,24 @@ Docs: https://roar-nb.github.io/roar_nb/store.html.md"""
 # %% auto #0
 __all__ = ['store_spec', 'chunk_images', 'open_maps', 'dump']
 
-# %% ../nbs/06_store.ipynb #26028edb
-import inspect, math, os, shutil
+# %% ../nbs/06_store.ipynb #0a3643cd
+import math, os, shutil
 from pathlib import Path
 
 import torch
 import zarr
 from zarr.codecs import BloscCodec
 
-from .core import StoreError, autocast, differences, fingerprint, progress, read_json, versions, write_json
+from .core import StoreError, autocast, differences, progress, read_json, source_hash, versions, write_json
 from .attribution import Method, attribute_batch, frozen, get_method, predict
 from .models import model_checksum
 
-# %% ../nbs/06_store.ipynb #fa4e46c3
+# %% ../nbs/06_store.ipynb #f0d752a3
 def store_spec(model, # whose decisions are explained
                ds, # the images
                method:Method, kwargs:dict, target:str, dtype, precision, seed) -> dict:
     "What the maps depend on"
-    try: source = fingerprint(inspect.getsource(method.fn)) if not method.fn.__module__.startswith('roar_nb.') else None
-    except (OSError, TypeError): source = None
-    return dict(model=model_checksum(model), dataset=ds.fingerprint(), images=len(ds), method=method.name, source=source, kwargs=kwargs,
+    return dict(model=model_checksum(model), dataset=ds.fingerprint(), images=len(ds), method=method.name, source=source_hash(method.fn), kwargs=kwargs,
                 reduction=method.reduction, target=target, dtype=str(dtype).removeprefix('torch.'),
                 precision=str(precision).removeprefix('torch.'), seed=seed)
 

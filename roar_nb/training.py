@@ -166,7 +166,7 @@ class _Epochs:
         row = dict(epoch=epoch, loss=loss, val_accuracy=val and val.accuracy, val_loss=val and val.loss, lr=lr, seconds=time.perf_counter() - start)
         return row, (val.accuracy, -val.loss) if val else (epoch, 0)
 
-# %% ../nbs/03_training.ipynb #8426127d
+# %% ../nbs/03_training.ipynb #44a36af2
 def fit(model, # returns logits; left with the weights of its best epoch
         train, # a set with `batches`; made resident on the device if it can be
         validation=None, # None: the last epoch is kept
@@ -190,7 +190,7 @@ def fit(model, # returns logits; left with the weights of its best epoch
             result.history.append(row)
             if score > best: best, result.best_epoch, result.state = score, epoch, _copy(model)
             if on_epoch: on_epoch(result.history)
-            bar.set_postfix({k: f'{row[k]:.3f}' for k in ('loss', 'val_accuracy') if row[k] is not None})
+            bar.set_postfix({k: f'{row[k]:.3f}' for k in ('loss', 'val_accuracy') if row[k] is not None}, refresh=False)
             bar.update()
     model.load_state_dict(result.state)
     return result
