@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
         p.add_argument('--overwrite', action='store_true', help='replace a model or maps that were made with other settings')
     return top
 
-# %% ../nbs/16_cli.ipynb #0aed9a8f
+# %% ../nbs/16_cli.ipynb #9baccb27
 def _run(args):
     "Load the configuration, check it, take the step"
     from roar_nb.config import load_config
@@ -69,6 +69,9 @@ def main(argv=None) -> int: # exit status
     except RoarError as e:
         print(f'roar-nb {args.command}: {e}', file=sys.stderr)
         return 2 if isinstance(e, ConfigError) else 1
+    except OSError as e:
+        print(f'roar-nb {args.command}: {e}', file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f'\nroar-nb {args.command}: interrupted; the same command goes on from here', file=sys.stderr)
         return 130

@@ -83,7 +83,7 @@ def pick_device(name:str='auto', # auto, cpu, cuda, cuda:N or mps
     if not there: raise ConfigError(f"device: {name!r} is not available on this machine; try 'auto' or 'cpu'")
     return device
 
-# %% ../nbs/00_core.ipynb #45b527e4
+# %% ../nbs/00_core.ipynb #1939a136
 def has_bf16(device) -> bool:
     "Does this device compute bfloat16 in hardware?"
     kind = torch.device(device).type
@@ -105,9 +105,10 @@ def autocast(device, # where the model runs
              dtype:torch.dtype, # torch.float32 switches autocast off
             ):
     "Mixed precision for the block"
-    return torch.autocast(torch.device(device).type, dtype=dtype, enabled=dtype != torch.float32)
+    if dtype == torch.float32: return contextlib.nullcontext()
+    return torch.autocast(torch.device(device).type, dtype=dtype)
 
-# %% ../nbs/00_core.ipynb #d4e03081
+# %% ../nbs/00_core.ipynb #cd72ad47
 def import_dotted(name:str, # e.g. 'torchvision.models.resnet50'
                   what:str='name', # for the error message, e.g. a config key
                  ):
@@ -119,6 +120,7 @@ def import_dotted(name:str, # e.g. 'torchvision.models.resnet50'
         if e.name and (module + '.').startswith(e.name + '.'):
             raise ConfigError(f"{what}: no module {e.name!r} (from {name!r}); is it installed, or its folder importable?") from e
         raise ConfigError(f"{what}: importing {module!r} failed: {e}") from e
+    except Exception as e: raise ConfigError(f"{what}: importing {module!r} failed: {type(e).__name__}: {e}") from e
     if not hasattr(found, attr):
         public = [o for o in dir(found) if not o.startswith('_')]
         raise ConfigError(f"{what}: module {module!r} has no {attr!r}{nearest(attr, difflib.get_close_matches(attr, public, 5) or public[:20])}")

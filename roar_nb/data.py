@@ -149,7 +149,7 @@ class ResidentSet:
         for i, j in zip(order.split(batch_size), there.split(batch_size)):
             yield Batch(self._nhwc[j].permute(0, 3, 1, 2), self.labels[j], i)
 
-# %% ../nbs/01_data.ipynb #823db6f0
+# %% ../nbs/01_data.ipynb #09caae08
 def stratified(labels:torch.Tensor, # (N,) class indices
                n:int, # how many to choose, at most N
                seed:int=0, # fixes the choice
@@ -159,15 +159,18 @@ def stratified(labels:torch.Tensor, # (N,) class indices
     share = torch.tensor([len(g)*n/len(labels) for g in groups], dtype=torch.float64)
     take = share.floor().long()
     missing = n - int(take.sum())
-    if missing: take[(share - take).argsort(descending=True, stable=True)[:missing]] += 1
     g = generator(seed, 'stratified', n)
+    luck = torch.rand(len(groups), generator=g, dtype=torch.float64)*1e-6   # equal remainders: the seed decides
+    if missing: take[(share - take + luck).argsort(descending=True)[:missing]] += 1
     return torch.cat([o[torch.randperm(len(o), generator=g)[:t]] for o, t in zip(groups, take.tolist())]).sort().values
 
 def split(ds:BaseSet, # a training set
           ratio:float=7/8, # the part that stays for training, in (0,1)
           seed:int=0): # fixes the split
     "(train, validation): disjoint, together complete, stratified"
-    keep = stratified(ds.labels, round(ratio*len(ds)), seed)
+    n = round(ratio*len(ds))
+    if not 0 < n < len(ds): raise DataError(f"{ds.name}: {len(ds)} training images cannot be split at data.split_ratio {ratio}; one part would be empty")
+    keep = stratified(ds.labels, n, seed)
     rest = torch.ones(len(ds), dtype=torch.bool)
     rest[keep] = False
     return ds.subset(keep), ds.subset(rest.nonzero().flatten())
@@ -236,7 +239,7 @@ def _clutter(n, size, g) -> torch.Tensor: # (N,3,H,W) in [0,1]
         out = torch.where(rect, torch.rand(n, 3, 1, 1, generator=g), out)
     return out
 
-# %% ../nbs/01_data.ipynb #d9eba340
+# %% ../nbs/01_data.ipynb #3bc732bf
 def _patches(cls, cue, size, g) -> torch.Tensor: # (N,H,W) bool
     "Where the patch is: a square, or the silhouette of the class, at a random place"
     n, half = len(cls), size//4
@@ -254,6 +257,7 @@ def shapes(n:int=4000, # images
            seed:int=0, # fixes the images
           ) -> ImageSet: # with `relevance`
     "The synthetic dataset with ground-truth relevance"
+    if size < 16: raise DataError(f"data.image_size: Shapes need at least 16 pixels, not {size}")
     if cue not in ('texture', 'silhouette'): raise DataError(f"data.cue: unknown value {cue!r}{nearest(cue, ['texture', 'silhouette'])}")
     g = generator(seed, 'shapes', cue, size)
     cls = torch.arange(n)[torch.randperm(n, generator=g)] % 10
@@ -267,13 +271,15 @@ def shapes(n:int=4000, # images
     names = list(TEXTURES if cue == 'texture' else SILHOUETTES)
     return ImageSet(img.clamp(0, 1).mul(255).round().byte(), cls, names, name='Shapes', relevance=patch)
 
-# %% ../nbs/01_data.ipynb #81d4c218
+# %% ../nbs/01_data.ipynb #8c32bd56
 def read_image(path, # an image file
                image_size=None, # side of the square to cut out; None keeps the image as it is
               ) -> torch.Tensor: # (3,H,W) uint8
     "Decode, resize the shorter side to 8/7 of `image_size`, crop the centre"
     try:
-        with Image.open(path) as im: im = im.convert('RGB')
+        with Image.open(path) as im:
+            if im.mode.startswith('I'): im = Image.fromarray((np.asarray(im)//257).clip(0, 255).astype(np.uint8)) # 16-bit grey
+            im = im.convert('RGB')
     except (OSError, UnidentifiedImageError) as e: raise DataError(f"{path}: not a readable image ({e})") from e
     if image_size:
         scale = round(image_size*8/7)/min(im.size)
@@ -288,7 +294,7 @@ class _Files(torch.utils.data.Dataset):
     def __len__(self): return len(self.paths)
     def __getitem__(self, i): return read_image(self.paths[i], self.image_size)
 
-# %% ../nbs/01_data.ipynb #4180d1b2
+# %% ../nbs/01_data.ipynb #1dac336c
 class FileSet(BaseSet):
     "Images on disk, read by workers"
     def __init__(self,
@@ -309,8 +315,10 @@ class FileSet(BaseSet):
 
     def _pixel_batches(self, index):
         n = min(self.num_workers, len(index))
-        return torch.utils.data.DataLoader(_Files(self.paths, self.image_size), batch_sampler=[i.tolist() for i in index],
-                                           num_workers=n, prefetch_factor=4 if n else None, pin_memory=torch.cuda.is_available())
+        loader = torch.utils.data.DataLoader(_Files(self.paths, self.image_size), batch_sampler=[i.tolist() for i in index],
+                                             num_workers=n, prefetch_factor=4 if n else None, pin_memory=torch.cuda.is_available())
+        try: yield from loader
+        except DataError as e: raise DataError(str(e).strip().splitlines()[-1].partition('DataError: ')[2] or str(e)) from None
 
     def subset(self, index) -> 'FileSet':
         "The images at `index`, in that order"
@@ -335,7 +343,7 @@ def in_memory(ds:FileSet) -> ImageSet:
         raise DataError(f"{ds.paths[odd]}: {h}×{w} pixels, but the first image has {px[0].shape[1]}×{px[0].shape[2]}; set data.image_size to bring all to one size")
     return ImageSet(torch.stack(px), ds.labels, ds.classes, ds._mean, ds._std, ds.name)
 
-# %% ../nbs/01_data.ipynb #b1fea082
+# %% ../nbs/01_data.ipynb #9ebfb0db
 IN_MEMORY = 96  # images up to this height and width are kept in memory
 EXTENSIONS = torchvision.datasets.folder.IMG_EXTENSIONS
 
@@ -343,7 +351,7 @@ def list_tree(folder) -> dict: # class name -> sorted files
     "The image files of each class folder"
     folder = Path(folder)
     if not folder.is_dir(): raise DataError(f"{folder}: no such folder; expected {folder.name}/<class>/<image>")
-    tree = {d.name: sorted(p for p in d.rglob('*') if p.suffix.lower() in EXTENSIONS) for d in sorted(folder.iterdir()) if d.is_dir()}
+    tree = {d.name: sorted(p for p in d.rglob('*') if p.suffix.lower() in EXTENSIONS) for d in sorted(folder.iterdir()) if d.is_dir() and d.name[0] != '.'}
     if not any(tree.values()): raise DataError(f"{folder}: no images; expected {folder.name}/<class>/<image>, ending in {' '.join(EXTENSIONS)}")
     return tree
 
@@ -425,7 +433,7 @@ def as_imagenet(ds:BaseSet) -> BaseSet: # the same images, labelled 0…999
     new.classes = ids
     return new
 
-# %% ../nbs/01_data.ipynb #5a94061c
+# %% ../nbs/01_data.ipynb #dd6d7b56
 DATASETS = ['Shapes', 'CIFAR10', 'CIFAR100', 'FashionMNIST', 'SVHN', 'Food101', 'ImageNet', 'Birdsnap', 'ImageFolder']
 
 @dataclass
@@ -439,21 +447,24 @@ class Splits:
 def _folder_splits(root, **kwargs):
     "(train, validation, test) of a tree, validation or train absent as None"
     root = Path(root)
+    if not root.is_dir(): raise DataError(f"data.dataset_dir: no such folder: {root}")
     find = lambda *names: next((root/n for n in names if (root/n).is_dir()), None)
     train, val, test = find('train'), find('validation', 'val'), find('test')
-    if test is None and (train is not None or val is None):
-        raise DataError(f"{root}: expected train/<class>/… and test/<class>/… (and, optionally, validation/ or val/)")
-    if test is None: val, test = None, val
-    classes = list(list_tree(train or test))
+    if test is None: val, test = None, val   # ImageNet's layout: what is called val is what is tested on
+    if test is None: raise DataError(f"{root}: expected train/<class>/… and test/<class>/… (and, optionally, validation/ or val/)")
+    tree = list_tree(train or test)
+    classes, empty = list(tree), [c for c, files in tree.items() if not files]
+    if empty: raise DataError(f"{train or test}: class folder {empty[0]!r} holds no images")
     parts = [o and file_set(list_tree(o), classes, where=o, **kwargs) for o in (train, val, test)]
     return parts
 
-# %% ../nbs/01_data.ipynb #5577ff9d
+# %% ../nbs/01_data.ipynb #2433f4db
 def _named_splits(name, root, download, cue, n, seed, **kwargs):
     "(train, validation or None, test) of a dataset, before any split"
     stats = dict(zip(('mean', 'std'), STATISTICS.get(name, (None, None))))
     kwargs = {**kwargs, **{k: kwargs[k] or v for k, v in stats.items()}}
     if name == 'Shapes': return [shapes(k, cue, kwargs['image_size'] or 32, derive_seed(seed, part)) for part, k in n.items()]
+    if kwargs['image_size'] and name in ('CIFAR10', 'CIFAR100', 'FashionMNIST', 'SVHN'): raise DataError(f"data.image_size: {name} keeps its own size")
     if name in ('ImageFolder', 'Birdsnap'): return _folder_splits(root, name=name, **kwargs)
     if name == 'Food101': get = lambda part: _food101(root, part, download, name=name, **kwargs)
     elif name == 'ImageNet':
@@ -464,7 +475,7 @@ def _named_splits(name, root, download, cue, n, seed, **kwargs):
 
 def _limited(ds, n, seed): return ds if ds is None or not n or n >= len(ds) else ds.subset(stratified(ds.labels, n, seed))
 
-# %% ../nbs/01_data.ipynb #948c1482
+# %% ../nbs/01_data.ipynb #79e3e2a7
 def load_data(dataset:str='Shapes', # one of DATASETS
               dataset_dir:str='data', # where the files are, or are downloaded to
               split_ratio:float=7/8, # part of the training images that stays for training, where there is no validation split
@@ -484,6 +495,8 @@ def load_data(dataset:str='Shapes', # one of DATASETS
     limit = limit if isinstance(limit, dict) else dict.fromkeys(('train', 'validation', 'test'), limit)
     parts = [_limited(ds, limit.get(k), derive_seed(seed, 'limit', k)) for k, ds in dict(train=train, validation=val, test=test).items()]
     first = next(o for o in parts if o is not None)
+    if odd := [o for o in parts if o is not None and o.size != first.size]:
+        raise DataError(f"{dataset}: images of {first.size} in one split and of {odd[0].size} in another; set data.image_size")
     for o in parts:
         if o is not None: o._mean, o._std = mean or first.mean, std or first.std
     return Splits(*parts)

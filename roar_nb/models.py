@@ -7,7 +7,8 @@ Docs: https://roar-nb.github.io/roar_nb/models.html.md"""
 # %% auto #0
 __all__ = ['BasicBlock', 'Bottleneck', 'ResNet', 'ResNet8', 'ResNet8v2', 'ResNet10', 'ResNet18', 'ResNet34', 'ResNet50',
            'ResNet101', 'ResNet152', 'replace_linear_layer_transform', 'append_linear_layer_transform', 'build_model',
-           'num_outputs', 'get_layer', 'save_weights', 'read_weights', 'load_weights', 'model_checksum']
+           'num_outputs', 'get_layer', 'save_weights', 'read_weights', 'load_weights', 'memory_format',
+           'model_checksum']
 
 # %% ../nbs/02_models.ipynb #5344511a
 import inspect, json, pickle
@@ -213,7 +214,7 @@ def read_weights(path) -> dict: # name -> tensor
     if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())): raise ModelError(f"{path}: expected a dict of tensors, as of model.state_dict()")
     return {k.removeprefix('module.'): v for k, v in state.items()}
 
-# %% ../nbs/02_models.ipynb #01f60ec8
+# %% ../nbs/02_models.ipynb #e6c69f36
 def load_weights(model:nn.Module, path) -> nn.Module: # the same model
     "Load weights that must fit exactly"
     state, own = read_weights(path), model.state_dict()
@@ -224,6 +225,12 @@ def load_weights(model:nn.Module, path) -> nn.Module: # the same model
     if wrong: raise ModelError(f"{path} does not fit {type(model).__name__}; " + '; '.join(wrong))
     model.load_state_dict(state)
     return model
+
+def memory_format(model:nn.Module, device, channels_last:bool=True) -> torch.memory_format:
+    "Channels last, except where oneDNN's backward pass of narrow strided 1×1 convolutions writes out of bounds (CPU, under 16 channels)"
+    narrow = any(isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1) and m.stride != (1, 1) and m.in_channels < 16 for m in model.modules())
+    unsafe = narrow and torch.device(device).type == 'cpu'
+    return torch.channels_last if channels_last and not unsafe else torch.contiguous_format
 
 def model_checksum(model:nn.Module) -> str: # 16 hexadecimal digits
     "A hash of the names and values of all weights and buffers"

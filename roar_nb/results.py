@@ -43,7 +43,7 @@ def t_interval(values, # R numbers
     half = stats.t.ppf(.5 + level/2, len(v) - 1)*v.std(ddof=1)/math.sqrt(len(v))
     return mean, mean - half, mean + half
 
-# %% ../nbs/10_results.ipynb #8dd84ae4
+# %% ../nbs/10_results.ipynb #dc3a0c12
 BETTER = dict(roar='low', kar='high')   # which area is the better one
 
 def area(percentiles, # increasing
@@ -56,7 +56,8 @@ def _areas(results) -> pd.DataFrame: # one row a curve: area, its interval, rank
     "Areas over seeds for each curve, ranked"
     rows = []
     for key, curve in results.groupby(CURVE, sort=False):
-        wide = curve.pivot(index='seed', columns='percentile', values='value').dropna()
+        everywhere = results[(results.metric == dict(zip(CURVE, key))['metric']) & (results.imputation == dict(zip(CURVE, key))['imputation'])]
+        wide = curve.pivot(index='seed', columns='percentile', values='value').reindex(columns=sorted(everywhere.percentile.unique())).dropna()
         found = t_interval([area(wide.columns, row) for row in wide.values]) if len(wide) else (math.nan,)*3
         rows.append(dict(zip(CURVE, key), **dict(zip(('area', 'area_low', 'area_high'), found))))
     table = pd.DataFrame(rows, columns=CURVE + ['area', 'area_low', 'area_high'])
@@ -64,7 +65,7 @@ def _areas(results) -> pd.DataFrame: # one row a curve: area, its interval, rank
     table['rank'] = signed.groupby([table[k] for k in CURVE[:-1]]).rank(method='min').astype('Int64')
     return table
 
-# %% ../nbs/10_results.ipynb #6c83e750
+# %% ../nbs/10_results.ipynb #49eabe37
 def summarise(results:pd.DataFrame, # with COLUMNS
              ) -> pd.DataFrame: # one row for each curve and percentile
     "Means over seeds, 95 % intervals, areas, ranks"
@@ -80,7 +81,7 @@ def pivot(summary:pd.DataFrame, # from `summarise`
     "The table people read: mean ± half the interval, the best method first"
     s = summary[(summary.metric == metric) & (summary.imputation == imputation)].sort_values(['rank', 'method'], kind='stable')
     text = [f'{m:.3f}' if math.isnan(h) else f'{m:.3f} [{l:.2f}, {h:.2f}]' for m, l, h in zip(s['mean'], s['low'], s['high'])]
-    wide = s.assign(text=text, percentile=[f'{p:g} %' for p in s.percentile]).pivot_table(index=['rank', 'method'], columns='percentile', values='text', aggfunc='first', sort=False)
+    wide = s.assign(text=text, percentile=[f'{p:g} %' for p in s.percentile]).pivot_table(index=['rank', 'method'], columns='percentile', values='text', aggfunc='first', sort=False, dropna=False)
     wide = wide[[f'{p:g} %' for p in sorted(s.percentile.unique())]]
     areas = s.drop_duplicates('method').set_index(['rank', 'method'])['area'].map('{:.3f}'.format)
     return wide.assign(area=areas).rename_axis(columns=None)

@@ -124,7 +124,7 @@ def run_grid(cells, # from `grid`
         forecast.add(time.perf_counter() - start)
     return failed
 
-# %% ../nbs/08_retraining.ipynb #b58e0665
+# %% ../nbs/08_retraining.ipynb #4079b9f9
 class _RankCache:
     "Ranks of the most recent methods, up to a limit of memory"
     def __init__(self, stores, splits, seed, limit=4 << 30):
@@ -151,8 +151,8 @@ class Grid:
         self.spec = dict(data={k: ds.fingerprint() for k, ds in splits.items()}, model=model_spec, tie_seed=tie_seed,
                          recipe={**asdict(recipe), 'precision': str(pick_precision(recipe.precision, device))})
         maps = {m: {k: fingerprint(open_maps(p).attrs['spec']) for k, p in stores[m].items()} for m in dict.fromkeys(c.method for c in cells) if m != 'none'}
-        own = {name: source_hash(i.fn) for name, i in imputations.items()}
-        self.paths = {c: cell_path(folder, c, {**self.spec, 'maps': maps.get(c.method), 'imputation': own.get(c.imputation)}) for c in cells}
+        own = {name: dict(imputation=h) for name, i in imputations.items() if (h := source_hash(i.fn))}
+        self.paths = {c: cell_path(folder, c, {**self.spec, 'maps': maps.get(c.method), **own.get(c.imputation, {})}) for c in cells}
 
     def results(self) -> list:
         "The results that are there"

@@ -8,7 +8,7 @@ Docs: https://roar-nb.github.io/roar_nb/run.html.md"""
 __all__ = ['STEPS', 'recipe_of', 'splits_of', 'Run', 'check', 'train', 'stores_of', 'attribute', 'grid_of', 'retrain', 'report',
            'run_all']
 
-# %% ../nbs/15_run.ipynb #59e1fb4a
+# %% ../nbs/15_run.ipynb #2406be82
 import inspect, time
 from datetime import datetime, timezone
 from functools import cached_property
@@ -19,10 +19,10 @@ import torch
 
 from fastcore.basics import patch
 
-from .core import (ConfigError, ModelError, RoarError, StoreError, derive_seed, device_name, differences, nearest,
-                          pick_device, pick_precision, read_json, say, tensor_hash, versions, write_json, write_text)
+from .core import (ConfigError, ModelError, RoarError, StoreError, derive_seed, device_name, differences, import_dotted, nearest,
+                          pick_device, pick_precision, read_json, say, source_hash, tensor_hash, versions, write_json, write_text)
 from .data import Splits, as_imagenet, is_imagenet, load_data
-from .models import build_model, get_layer, load_weights, num_outputs, read_weights, save_weights
+from .models import build_model, get_layer, load_weights, memory_format, num_outputs, read_weights, save_weights
 from .training import Recipe, check_recipe, evaluate, fit, log_to
 from .attribution import get_method
 from .store import dump, open_maps
@@ -76,7 +76,7 @@ class Run:
         if ds is None: raise ConfigError(f"data: {self.cfg.data.dataset} in {self.cfg.data.dataset_dir!r} has no {name} images")
         return ds
 
-# %% ../nbs/15_run.ipynb #a87c7f2a
+# %% ../nbs/15_run.ipynb #34d1f199
 @patch
 def weights_path(self:Run, section) -> Path|None:
     "The file of a model's weights, if it has one"
@@ -99,7 +99,8 @@ def model_spec(self:Run, what) -> dict:
     "What a model depends on besides its seed"
     section = self.model_sections[what]
     path = self.weights_path(section)
-    return {**section.model_dump(), 'pretrained_weights': path and tensor_hash(*read_weights(path).values())}
+    own = [source_hash(import_dotted(o, what)) for o in (section.arch, section.transformer) if o]
+    return {**section.model_dump(), 'pretrained_weights': path and tensor_hash(*read_weights(path).values()), 'source': own}
 
 # %% ../nbs/15_run.ipynb #9f919855
 def _begin(run:Run):
@@ -115,7 +116,7 @@ def _end(run:Run, step:str, start:float, **facts):
                 device=device_name(run.device), versions=versions(), **facts)
     write_json(path, dict(old, seed=run.cfg.seed, data=data, steps={**old.get('steps', {}), step: done}))
 
-# %% ../nbs/15_run.ipynb #6e09fbda
+# %% ../nbs/15_run.ipynb #40ba9c4b
 def _check_method(entry, what, model):
     "Does the method exist, take these arguments, and find its layer?"
     method = get_method(entry.method, entry.reduction, entry.batched, f'{what}.method')
@@ -137,9 +138,12 @@ def check(run:Run):
         for i, m in enumerate(cfg.extract_cams.attribution_methods if cfg.extract_cams else []):
             _check_method(m, f'extract_cams.attribution_methods.{i}', models['extract_cams.model'])
     except ModelError as e: raise ConfigError(str(e)) from e
+    for what, s in run.model_sections.items():
+        if s.pretrained_weights not in (None, TRAINED) and not Path(s.pretrained_weights).is_file():
+            raise ConfigError(f"{what}.pretrained_weights: no such file: {s.pretrained_weights}")
     for imp in cfg.retrain_cls.imputation if cfg.retrain_cls else []: get_imputation(imp, 'retrain_cls.imputation')
 
-# %% ../nbs/15_run.ipynb #b7ab1827
+# %% ../nbs/15_run.ipynb #b6b23a31
 def train(run:Run) -> dict: # what result.json holds
     "Train the model that will be explained; test it once"
     start, cfg, folder = time.perf_counter(), run.cfg, run.folder/'train'
@@ -155,6 +159,7 @@ def train(run:Run) -> dict: # what result.json holds
         raise StoreError(f"{folder} holds another model; what differs (there → now):\n  " + '\n  '.join(differences(old['spec'], spec)) +
                          "\nUse --overwrite to replace it, or another output folder")
     _begin(run)
+    (folder/'result.json').unlink(missing_ok=True)   # from here on, it would not tell of these weights
     model = run.model('train_cls.model', cfg.seed)
     fitted = fit(model, run.split('train'), run.splits.validation, recipe, cfg.seed, run.device, log_to(folder), 'train')
     test = evaluate(model, run.split('test').resident(run.device), device=run.device, dtype=pick_precision(cfg.precision, run.device))
@@ -165,7 +170,7 @@ def train(run:Run) -> dict: # what result.json holds
     say(f'train: test accuracy {test.accuracy:.3f} (best of {recipe.nb_epochs} epochs: {fitted.best_epoch})')
     return result
 
-# %% ../nbs/15_run.ipynb #a253fdd1
+# %% ../nbs/15_run.ipynb #0fa6e77b
 def stores_of(run:Run) -> dict: # method name -> {split name: path}
     "Where the maps of a run are"
     return {m.name: {k: run.folder/'attributions'/m.name/f'{k}.zarr' for k, _ in run.splits.items()} for m in run.cfg.extract_cams.attribution_methods}
@@ -175,7 +180,8 @@ def attribute(run:Run) -> dict: # method name -> {split name: path}
     start, cfg = time.perf_counter(), run.cfg.extract_cams
     if not cfg: raise ConfigError("extract_cams: the configuration has no such section, so there is nothing to attribute")
     _begin(run)
-    model = run.model('extract_cams.model', run.cfg.seed).to(run.device, memory_format=torch.channels_last)
+    model = run.model('extract_cams.model', run.cfg.seed).to(run.device)
+    model = model.to(memory_format=memory_format(model, run.device))
     failed = {}
     for i, m in enumerate(cfg.attribution_methods):
         method = _check_method(m, f'extract_cams.attribution_methods.{i}', model)

@@ -7,26 +7,28 @@ Docs: https://roar-nb.github.io/roar_nb/store.html.md"""
 # %% auto #0
 __all__ = ['store_spec', 'chunk_images', 'open_maps', 'dump']
 
-# %% ../nbs/06_store.ipynb #0a3643cd
-import math, os, shutil
+# %% ../nbs/06_store.ipynb #96dff4ad
+import inspect, json, math, os, shutil
 from pathlib import Path
 
 import torch
 import zarr
 from zarr.codecs import BloscCodec
 
-from .core import StoreError, autocast, differences, progress, read_json, source_hash, versions, write_json
-from .attribution import Method, attribute_batch, frozen, get_method, predict
-from .models import model_checksum
+from .core import StoreError, autocast, differences, fingerprint, progress, read_json, source_hash, versions, write_json
+from .attribution import ASKED, Method, attribute_batch, frozen, get_method, predict
+from .models import memory_format, model_checksum
 
-# %% ../nbs/06_store.ipynb #f0d752a3
+# %% ../nbs/06_store.ipynb #2e1c3251
 def store_spec(model, # whose decisions are explained
                ds, # the images
                method:Method, kwargs:dict, target:str, dtype, precision, seed) -> dict:
     "What the maps depend on"
-    return dict(model=model_checksum(model), dataset=ds.fingerprint(), images=len(ds), method=method.name, source=source_hash(method.fn), kwargs=kwargs,
-                reduction=method.reduction, target=target, dtype=str(dtype).removeprefix('torch.'),
-                precision=str(precision).removeprefix('torch.'), seed=seed)
+    defaults = {k: p.default for k, p in list(inspect.signature(method.fn).parameters.items())[3:] if p.default is not p.empty and k not in ASKED}
+    spec = dict(model=model_checksum(model), network=fingerprint([repr(model), source_hash(type(model))]), dataset=ds.fingerprint(), images=len(ds),
+                method=method.name, source=source_hash(method.fn), kwargs={**defaults, **kwargs}, reduction=method.reduction, target=target,
+                dtype=str(dtype).removeprefix('torch.'), precision=str(precision).removeprefix('torch.'), seed=seed)
+    return json.loads(json.dumps(spec, default=str))   # as it will be read back
 
 # %% ../nbs/06_store.ipynb #bc6b2a83
 def chunk_images(shape, # of one map, (H,W) or (C,H,W)
@@ -49,7 +51,7 @@ def _write(path, array, first, maps):
     for i in range(first//chunk, -(-(first + len(maps))//chunk)):
         with open(Path(path, 'c', str(i), *rest), 'rb') as f: os.fsync(f.fileno())
 
-# %% ../nbs/06_store.ipynb #106ff169
+# %% ../nbs/06_store.ipynb #0c653e4e
 def _progress_file(path): return Path(path)/'progress.json'
 
 def _resume(path, spec, overwrite) -> int: # maps that are there already; 0 = start afresh
@@ -59,6 +61,7 @@ def _resume(path, spec, overwrite) -> int: # maps that are there already; 0 = st
         raise StoreError(f"{path} holds other maps; what differs (there → now):\n  " + '\n  '.join(differences(old['spec'], spec)) +
                          "\nUse --overwrite to replace them, or another output folder")
     if old and old['spec'] == spec: return old['done']
+    _progress_file(path).unlink(missing_ok=True)   # first: what is left of the rest counts for nothing
     if path.exists(): shutil.rmtree(path)
     return 0
 
@@ -70,15 +73,21 @@ def open_maps(path, # of a store
     if at['done'] < at['spec']['images']: raise StoreError(f"{path}: {at['done']} of {at['spec']['images']} maps are there; run `roar-nb attribute` to go on")
     return zarr.open_array(str(path), mode='r')
 
-# %% ../nbs/06_store.ipynb #d79c78e5
+# %% ../nbs/06_store.ipynb #16b69e2a
 def _map_batches(model, ds, method, kwargs, target, batch_size, precision, seed, done):
     "The maps of the images from position `done` on, a batch at a time"
     device = next((p.device for p in model.parameters()), torch.device('cpu'))
+    layout = memory_format(model, device)
     with frozen(model), autocast(device, precision):
         for b in ds.batches(batch_size, torch.arange(done, len(ds)), device):
-            y = predict(model, b.images) if target == 'predicted' else b.labels
+            x = b.images.contiguous(memory_format=layout)
+            y = predict(model, x) if target == 'predicted' else b.labels
             rel = None if ds.relevance is None else ds.relevance[b.index]
-            yield attribute_batch(model, b.images, y, method, kwargs, seed, b.index, ds.mean, ds.std, rel).cpu()
+            yield attribute_batch(model, x, y, method, kwargs, seed, b.index, ds.mean, ds.std, rel).cpu()
+
+def _scaled(maps):
+    "Each map divided by its largest absolute value, which keeps its order and suits float16"
+    return maps/maps.abs().flatten(1).amax(1).clamp_min(torch.finfo(torch.float32).tiny).view(-1, *[1]*(maps.ndim - 1))
 
 def dump(model, # on its device
          ds, # the images to explain
@@ -87,7 +96,7 @@ def dump(model, # on its device
          kwargs:dict=None, # the method's arguments
          target:str='predicted', # explain the 'predicted' class or the 'label'
          batch_size:int=128, # images at a time
-         dtype='float32', # of the stored maps, or 'float16'
+         dtype='float32', # of the stored maps; 'float16' scales each to a largest absolute value of 1
          precision=torch.float32, # of the computation
          seed:int=0, # of methods that draw random numbers
          overwrite:bool=False, # replace a store of other maps
@@ -102,7 +111,7 @@ def dump(model, # on its device
     with progress(total=len(ds), initial=done, desc=desc, unit='map') as bar:
         for maps in _map_batches(model, ds, method, kwargs, target, batch_size, precision, seed, done):
             if array is None: array = _create(path, len(ds), tuple(maps.shape[1:]), dtype, batch_size, dict(spec=spec, versions=versions()))
-            waiting, have = [*waiting, maps], have + len(maps)
+            waiting, have = [*waiting, _scaled(maps) if dtype == 'float16' else maps], have + len(maps)
             n = have if done + have == len(ds) else have//array.chunks[0]*array.chunks[0]
             if n:
                 ready = torch.cat(waiting)

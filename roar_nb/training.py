@@ -7,7 +7,7 @@ Docs: https://roar-nb.github.io/roar_nb/training.html.md"""
 # %% auto #0
 __all__ = ['from_spec', 'Evaluation', 'evaluate', 'Recipe', 'Fit', 'check_recipe', 'fit', 'log_to']
 
-# %% ../nbs/03_training.ipynb #2e2ff1f1
+# %% ../nbs/03_training.ipynb #1b8e32ab
 import contextlib, csv, importlib.util, inspect, io, math, time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch import nn
 from .core import (ConfigError, RoarError, autocast, generator, import_dotted, nearest, pick_device, pick_precision,
                           progress, seeded, write_text)
 from .data import augment
+from .models import memory_format
 
 # %% ../nbs/03_training.ipynb #d660bce0
 def _class(name, home, what):
@@ -91,12 +92,13 @@ class Fit:
     best_epoch:int      # counted from 1; 0 = no epoch was trained
     state:dict          # weights of that epoch, on the CPU
 
-# %% ../nbs/03_training.ipynb #24ef1c41
+# %% ../nbs/03_training.ipynb #f9b4425a
 def _scheduler(spec, optimizer, epochs, steps, what='scheduler'):
     "(scheduler or None, step it every batch?)"
     if not spec: return None, False
     spec = dict(spec)
     every_batch = spec.pop('interval', 'epoch') == 'batch'
+    if every_batch and spec['name'].endswith('ReduceLROnPlateau'): raise ConfigError(f"{what}.interval: ReduceLROnPlateau steps after an epoch, not a batch")
     n = max(1, epochs*(steps if every_batch else 1))
     return from_spec(spec, torch.optim.lr_scheduler, what, optimizer, total_steps=n, T_max=n), every_batch
 
@@ -122,13 +124,13 @@ def _train_epoch(model, optimizer, loss_fn, batches, scheduler, device, dtype) -
         n += len(labels)
     return total/n
 
-def _augmented(ds, recipe, seed, epoch, device, dtype):
+def _augmented(ds, recipe, seed, epoch, device, dtype, layout):
     "The epoch's batches in random order, augmented"
     order = torch.randperm(len(ds), generator=generator(seed, 'order', epoch))
     g = generator(seed, 'augment', epoch, device=device)
-    for b in ds.batches(recipe.batch_size, order, device, dtype): yield augment(b.images, **recipe.augment, generator=g), b.labels
+    for b in ds.batches(recipe.batch_size, order, device, dtype): yield augment(b.images, **recipe.augment, generator=g).contiguous(memory_format=layout), b.labels
 
-# %% ../nbs/03_training.ipynb #7be0955c
+# %% ../nbs/03_training.ipynb #6b14fed4
 @contextlib.contextmanager
 def _reproducible():
     "Only cuDNN kernels whose result does not vary"
@@ -155,18 +157,20 @@ class _Epochs:
         self.scheduler, self.every_batch = _scheduler(recipe.scheduler, self.optimizer, recipe.nb_epochs, steps)
         self.loss_fn = from_spec(recipe.loss, nn, 'loss').to(device)
         self.forward = torch.compile(model) if recipe.compile else model
+        self.layout = memory_format(model, device, recipe.channels_last)
+        model.to(memory_format=self.layout)
 
     def run(self, epoch, validation):
         "One epoch: (row of the log, what makes it better than another)"
         start, lr = time.perf_counter(), self.optimizer.param_groups[0]['lr']
-        batches = _augmented(self.train, self.recipe, self.seed, epoch, self.device, self.dtype)
+        batches = _augmented(self.train, self.recipe, self.seed, epoch, self.device, self.dtype, self.layout)
         loss = _train_epoch(self.forward, self.optimizer, self.loss_fn, batches, self.scheduler if self.every_batch else None, self.device, self.dtype).item()
-        val = validation and evaluate(self.model, validation, device=self.device, dtype=self.dtype)
+        val = None if validation is None else evaluate(self.model, validation, device=self.device, dtype=self.dtype)
         if self.scheduler and not self.every_batch: _step_epoch(self.scheduler, val.loss if val else loss)
         row = dict(epoch=epoch, loss=loss, val_accuracy=val and val.accuracy, val_loss=val and val.loss, lr=lr, seconds=time.perf_counter() - start)
         return row, (val.accuracy, -val.loss) if val else (epoch, 0)
 
-# %% ../nbs/03_training.ipynb #44a36af2
+# %% ../nbs/03_training.ipynb #7b56aeb5
 def fit(model, # returns logits; left with the weights of its best epoch
         train, # a set with `batches`; made resident on the device if it can be
         validation=None, # None: the last epoch is kept
@@ -179,7 +183,7 @@ def fit(model, # returns logits; left with the weights of its best epoch
     "Train a classifier; `RoarError` if the loss stops being finite"
     recipe, device = recipe or Recipe(), torch.device(device)
     dtype = pick_precision(recipe.precision, device)
-    model.to(device, memory_format=torch.channels_last if recipe.channels_last else torch.contiguous_format)
+    model.to(device)
     train, validation = (o if o is None else o.resident(device, dtype) for o in (train, validation))
     best, result = (-math.inf, 0), Fit([], 0, _copy(model))
     with _reproducible(), seeded(seed, 'training'), progress(total=recipe.nb_epochs, desc=desc, unit='epoch', leave=False) as bar:
