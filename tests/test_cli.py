@@ -215,3 +215,44 @@ def test_failing_method_leaves_the_others(tmp_path, capsys):
     assert main(["attribute", *args, "--set", bad, "--set", "retrain_cls.attribution_methods=[smooth]"]) == 1
     assert "bad" in capsys.readouterr().err
     assert main(["retrain", *args, *GRID, "--set", bad, "--set", "retrain_cls.attribution_methods=[smooth]"]) == 0
+
+
+def test_user_errors_give_no_traceback(tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").write_text("not a folder")
+    assert main(["train", "--config", str(TINY), "--out", str(tmp_path / "file"), *QUICK]) == 1
+    (tmp_path / "half_written_method.py").write_text("def f(model, image, label:\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    own = "extract_cams.attribution_methods.0={name: mine, method: half_written_method.f}"
+    args = ["--config", str(TINY), "--out", str(tmp_path / "run"), *QUICK]
+    assert main(["run", *args, "--set", own, "--set", "retrain_cls.attribution_methods=[mine]"]) == 2
+    assert "half_written_method" in capsys.readouterr().err
+
+
+def test_splits_of_different_sizes_are_refused(tmp_path, capsys):
+    for part, side in (("train", 32), ("test", 40)):
+        for c in ("a", "b"):
+            (tmp_path / part / c).mkdir(parents=True)
+            for i in range(8):
+                Image.new("RGB", (side, side)).save(tmp_path / part / c / f"{i}.png")
+    data = f"data={{dataset: ImageFolder, dataset_dir: {tmp_path}}}"
+    assert main(["train", "--config", str(TINY), "--out", str(tmp_path / "run"), "--set", data]) == 1
+    assert "set data.image_size" in capsys.readouterr().err
+
+
+def test_interrupted_replacement_of_a_model_is_not_taken_for_the_old_one(tmp_path, monkeypatch):
+    import roar_nb.run as steps
+
+    args = ["train", "--config", str(TINY), "--out", str(tmp_path), *QUICK]
+    assert main(args) == 0
+    before = (tmp_path / "train/model.safetensors").read_bytes()
+    real = steps.save_weights
+
+    def save_then_die(*a, **k):
+        real(*a, **k)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(steps, "save_weights", save_then_die)
+    assert main([*args, "--seed", "7", "--overwrite"]) == 130
+    monkeypatch.undo()
+    assert main(args) == 0
+    assert (tmp_path / "train/model.safetensors").read_bytes() == before
