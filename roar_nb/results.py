@@ -65,7 +65,7 @@ def _areas(results) -> pd.DataFrame: # one row a curve: area, its interval, rank
     table['rank'] = signed.groupby([table[k] for k in CURVE[:-1]]).rank(method='min').astype('Int64')
     return table
 
-# %% ../nbs/10_results.ipynb #49eabe37
+# %% ../nbs/10_results.ipynb #dac70345
 def summarise(results:pd.DataFrame, # with COLUMNS
              ) -> pd.DataFrame: # one row for each curve and percentile
     "Means over seeds, 95 % intervals, areas, ranks"
@@ -81,7 +81,7 @@ def pivot(summary:pd.DataFrame, # from `summarise`
     "The table people read: mean ± half the interval, the best method first"
     s = summary[(summary.metric == metric) & (summary.imputation == imputation)].sort_values(['rank', 'method'], kind='stable')
     text = [f'{m:.3f}' if math.isnan(h) else f'{m:.3f} [{l:.2f}, {h:.2f}]' for m, l, h in zip(s['mean'], s['low'], s['high'])]
-    wide = s.assign(text=text, percentile=[f'{p:g} %' for p in s.percentile]).pivot_table(index=['rank', 'method'], columns='percentile', values='text', aggfunc='first', sort=False, dropna=False)
-    wide = wide[[f'{p:g} %' for p in sorted(s.percentile.unique())]]
-    areas = s.drop_duplicates('method').set_index(['rank', 'method'])['area'].map('{:.3f}'.format)
-    return wide.assign(area=areas).rename_axis(columns=None)
+    curves = s.drop_duplicates('method').set_index('method')
+    wide = s.assign(text=text).pivot(index='method', columns='percentile', values='text').loc[curves.index]
+    wide.columns = [f'{p:g} %' for p in wide.columns]
+    return wide.assign(area=curves['area'].map('{:.3f}'.format)).set_index(curves['rank'], append=True).swaplevel()
