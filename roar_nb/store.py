@@ -73,7 +73,7 @@ def open_maps(path, # of a store
     if at['done'] < at['spec']['images']: raise StoreError(f"{path}: {at['done']} of {at['spec']['images']} maps are there; run `roar-nb attribute` to go on")
     return zarr.open_array(str(path), mode='r')
 
-# %% ../nbs/06_store.ipynb #16b69e2a
+# %% ../nbs/06_store.ipynb #79e52a2c
 def _map_batches(model, ds, method, kwargs, target, batch_size, precision, seed, done):
     "The maps of the images from position `done` on, a batch at a time"
     device = next((p.device for p in model.parameters()), torch.device('cpu'))
@@ -89,6 +89,7 @@ def _scaled(maps):
     "Each map divided by its largest absolute value, which keeps its order and suits float16"
     return maps/maps.abs().flatten(1).amax(1).clamp_min(torch.finfo(torch.float32).tiny).view(-1, *[1]*(maps.ndim - 1))
 
+# %% ../nbs/06_store.ipynb #e9f7f1d6
 def dump(model, # on its device
          ds, # the images to explain
          method, # registered name, dotted path, function or `Method`
