@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from .core import atomic_path, write_text
 from .results import pivot, summarise
 
-# %% ../nbs/11_report.ipynb #671c809e
+# %% ../nbs/11_report.ipynb #cef74cdb
 STYLES = [dict(color=c, marker=m, ls=ls) for c, m, ls in zip(
     ['#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#7F3C8D', '#A5AA34', '#994F00', '#444444'],
     'osD^vPX<>h', ['-', '-', '-', '-', '-', (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1))])]
@@ -48,7 +48,9 @@ def plot_curves(ax, summary:pd.DataFrame, # of one metric and imputation
     for (method, y), height in zip(ends.items(), _spread(list(ends.values()), .05)):
         ax.annotate(method, (last, y), xytext=(last*1.03 + .5, height), va='center', fontsize=8, color=styles[method]['color'],
                     arrowprops=dict(arrowstyle='-', lw=.5, color=styles[method]['color'], shrinkA=0, shrinkB=3))
-    if chance: ax.axhline(chance, color='0.7', lw=.8, ls=':'); ax.text(0, chance, 'chance ', fontsize=7, color='0.5', va='center', ha='right')
+    if chance:
+        ax.axhline(chance, color='0.7', lw=.8, ls=':')
+        ax.text(.01, chance + .008, 'chance', transform=ax.get_yaxis_transform(), fontsize=7, color='0.5', va='bottom')
     ax.set(xlabel='pixels removed (%)', ylabel='test accuracy after retraining', ylim=(0, 1.02))
     ax.set_xticks(sorted(summary.percentile.unique()))
     ax.spines[['top', 'right']].set_visible(False)
