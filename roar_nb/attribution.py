@@ -9,12 +9,11 @@ __all__ = ['REDUCTIONS', 'METHODS', 'ASKED', 'reduce_channels', 'Method', 'regis
            'predict', 'attribute', 'gradient', 'integrated_gradients', 'last_conv_layer', 'gradcam', 'smoothgrad_sq',
            'random_map', 'oracle']
 
-# %% ../nbs/04_attribution.ipynb #f7abbc9f
+# %% ../nbs/04_attribution.ipynb #74c10327
 import contextlib, inspect
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from captum.attr import IntegratedGradients, LayerAttribution, LayerGradCam, Saliency
 

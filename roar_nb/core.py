@@ -10,12 +10,11 @@ __all__ = ['RoarError', 'ConfigError', 'DataError', 'ModelError', 'AttributionEr
            'fingerprint', 'tensor_hash', 'source_hash', 'differences', 'atomic_path', 'write_text', 'write_json',
            'read_json', 'versions', 'device_name', 'progress', 'say', 'duration']
 
-# %% ../nbs/00_core.ipynb #278a308e
-import contextlib, difflib, hashlib, importlib, inspect, json, os, platform, sys, tempfile, time
+# %% ../nbs/00_core.ipynb #7a498a88
+import contextlib, difflib, hashlib, importlib, inspect, json, os, platform, sys, tempfile
 from importlib import metadata
 from pathlib import Path
 
-import numpy as np
 import torch
 from tqdm.std import tqdm
 

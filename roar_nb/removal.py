@@ -8,11 +8,10 @@ Docs: https://roar-nb.github.io/roar_nb/removal.html.md"""
 __all__ = ['ORDERS', 'IMPUTATIONS', 'rank', 'removed_count', 'removal_mask', 'fill', 'channel_mean', 'zero', 'Imputation',
            'get_imputation', 'Masked', 'MaskedSet']
 
-# %% ../nbs/07_removal.ipynb #ec00b243
+# %% ../nbs/07_removal.ipynb #0c1ba8a2
 from dataclasses import dataclass
 from typing import Callable, NamedTuple
 
-import numpy as np
 import torch
 
 from .core import ConfigError, DataError, import_dotted, nearest

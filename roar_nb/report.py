@@ -7,10 +7,9 @@ Docs: https://roar-nb.github.io/roar_nb/report.html.md"""
 # %% auto #0
 __all__ = ['STYLES', 'SPECIAL', 'LABELS', 'method_styles', 'plot_curves', 'plot_metric', 'write_csv', 'write_report', 'as_text']
 
-# %% ../nbs/11_report.ipynb #9dfa33e1
+# %% ../nbs/11_report.ipynb #6f8373c6
 from pathlib import Path
 
-import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 

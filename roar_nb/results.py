@@ -43,7 +43,7 @@ def t_interval(values, # R numbers
     half = stats.t.ppf(.5 + level/2, len(v) - 1)*v.std(ddof=1)/math.sqrt(len(v))
     return mean, mean - half, mean + half
 
-# %% ../nbs/10_results.ipynb #dc3a0c12
+# %% ../nbs/10_results.ipynb #25414c66
 BETTER = dict(roar='low', kar='high')   # which area is the better one
 
 def area(percentiles, # increasing
@@ -54,10 +54,10 @@ def area(percentiles, # increasing
 
 def _areas(results) -> pd.DataFrame: # one row a curve: area, its interval, rank
     "Areas over seeds for each curve, ranked"
+    everywhere = {key: sorted(rival.percentile.unique()) for key, rival in results.groupby(CURVE[:-1])}   # of all methods that are ranked together
     rows = []
     for key, curve in results.groupby(CURVE, sort=False):
-        everywhere = results[(results.metric == dict(zip(CURVE, key))['metric']) & (results.imputation == dict(zip(CURVE, key))['imputation'])]
-        wide = curve.pivot(index='seed', columns='percentile', values='value').reindex(columns=sorted(everywhere.percentile.unique())).dropna()
+        wide = curve.pivot(index='seed', columns='percentile', values='value').reindex(columns=everywhere[key[:-1]]).dropna()
         found = t_interval([area(wide.columns, row) for row in wide.values]) if len(wide) else (math.nan,)*3
         rows.append(dict(zip(CURVE, key), **dict(zip(('area', 'area_low', 'area_high'), found))))
     table = pd.DataFrame(rows, columns=CURVE + ['area', 'area_low', 'area_high'])

@@ -8,14 +8,13 @@ Docs: https://roar-nb.github.io/roar_nb/run.html.md"""
 __all__ = ['STEPS', 'recipe_of', 'splits_of', 'Run', 'check', 'train', 'stores_of', 'attribute', 'grid_of', 'retrain', 'report',
            'run_all']
 
-# %% ../nbs/15_run.ipynb #2406be82
+# %% ../nbs/15_run.ipynb #ab7704c9
 import inspect, time
 from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from fastcore.basics import patch
 
@@ -30,7 +29,7 @@ from .removal import get_imputation
 from .retraining import Grid, grid
 from .results import tidy
 from .report import as_text, write_report
-from .config import TRAINED, Config, config_to_yaml, load_config
+from .config import TRAINED, Config, config_to_yaml
 
 # %% ../nbs/15_run.ipynb #2d1e5a42
 def recipe_of(section, # train_cls or retrain_cls

@@ -7,7 +7,7 @@ Docs: https://roar-nb.github.io/roar_nb/training.html.md"""
 # %% auto #0
 __all__ = ['from_spec', 'Evaluation', 'evaluate', 'Recipe', 'Fit', 'check_recipe', 'fit', 'log_to']
 
-# %% ../nbs/03_training.ipynb #1b8e32ab
+# %% ../nbs/03_training.ipynb #da7a277d
 import contextlib, csv, importlib.util, inspect, io, math, time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .core import (ConfigError, RoarError, autocast, generator, import_dotted, nearest, pick_device, pick_precision,
+from .core import (ConfigError, RoarError, autocast, generator, import_dotted, nearest, pick_precision,
                           progress, seeded, write_text)
 from .data import augment
 from .models import memory_format
