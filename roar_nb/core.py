@@ -6,9 +6,10 @@ Docs: https://roar-nb.github.io/roar_nb/core.html.md"""
 
 # %% auto #0
 __all__ = ['RoarError', 'ConfigError', 'DataError', 'ModelError', 'AttributionError', 'StoreError', 'nearest', 'derive_seed',
-           'generator', 'seeded', 'pick_device', 'has_bf16', 'pick_precision', 'autocast', 'import_dotted',
-           'fingerprint', 'tensor_hash', 'source_hash', 'differences', 'atomic_path', 'write_text', 'write_json',
-           'read_json', 'versions', 'device_name', 'progress', 'say', 'duration']
+           'generator', 'hashed_bits', 'hashed_uniform', 'hashed_normal', 'seeded', 'pick_device', 'has_bf16',
+           'pick_precision', 'autocast', 'import_dotted', 'fingerprint', 'tensor_hash', 'source_hash', 'differences',
+           'atomic_path', 'write_text', 'write_json', 'read_json', 'versions', 'device_name', 'progress', 'say',
+           'duration']
 
 # %% ../nbs/00_core.ipynb #7a498a88
 import contextlib, difflib, hashlib, importlib, inspect, json, os, platform, sys, tempfile
@@ -59,6 +60,30 @@ def derive_seed(seed:int, # the run's seed
 def generator(seed:int, *words, device='cpu') -> torch.Generator:
     "A torch generator seeded by `derive_seed`"
     return torch.Generator(device=device).manual_seed(derive_seed(seed, *words))
+
+# %% ../nbs/00_core.ipynb #2488419e
+def _mix(x:torch.Tensor) -> torch.Tensor: # int64 in [0, 2**32)
+    "MurmurHash3's 32-bit finaliser"
+    for shift, factor in ((16, 0x85ebca6b), (13, 0xc2b2ae35)):
+        x = ((x ^ (x >> shift))*factor) & 0xffffffff
+    return x ^ (x >> 16)
+
+def hashed_bits(seed:int,
+                index:torch.Tensor, # (N,) positions of the images in their dataset
+                n:int, # numbers for each image
+               ) -> torch.Tensor: # (N,n) int64, uniform in [0, 2**31)
+    "Random numbers that depend on seed, image and position alone"
+    salt = torch.tensor((seed*2 + 1) & 0xffffffff, device=index.device)
+    image = _mix(_mix(index.long() & 0xffffffff) ^ _mix(salt))
+    return _mix(_mix(torch.arange(n, device=index.device))[None] ^ image[:, None]) >> 1
+
+def hashed_uniform(seed:int, index:torch.Tensor, n:int) -> torch.Tensor: # (N,n) float32 in (0,1)
+    "Uniform random numbers from `hashed_bits`"
+    return hashed_bits(seed, index, n).add(.5).div(2**31).float().clamp(1e-7, 1 - 1e-7)
+
+def hashed_normal(seed:int, index:torch.Tensor, n:int) -> torch.Tensor: # (N,n) float32 ~ N(0,1)
+    "Normal random numbers from `hashed_bits`"
+    return torch.special.ndtri(hashed_uniform(seed, index, n))
 
 # %% ../nbs/00_core.ipynb #4578959a
 @contextlib.contextmanager

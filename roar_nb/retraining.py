@@ -45,7 +45,7 @@ def grid(methods, metrics=('roar',), imputations=('channel_mean',), percentiles=
         cells += [Cell(m, metric, imp, p, s) for metric in metrics for imp in imputations for p in percentiles if p for m in methods]
     return cells
 
-# %% ../nbs/09_retraining.ipynb #c4d9ad0e
+# %% ../nbs/09_retraining.ipynb #4d9fb9ad
 def split_ranks(stores:dict, # split name -> path of a finished store
                 splits:Splits,
                 seed:int=0, # of ties
@@ -59,10 +59,12 @@ def split_ranks(stores:dict, # split name -> path of a finished store
         return torch.cat(parts)
     return {name: one(name, ds) for name, ds in splits.items()}
 
-def masked_splits(splits:Splits, ranks:dict, cell:Cell, imputation) -> Splits:
+def masked_splits(splits:Splits, ranks:dict, cell:Cell, imputation,
+                  seed:int=0, # of imputations that draw random numbers
+                 ) -> Splits:
     "The dataset that a cell trains, validates and tests on"
     if cell.percentile == 0: return splits
-    make = lambda name, ds: MaskedSet(ds, ranks[name], cell.percentile, METRIC_ORDER[cell.metric], imputation)
+    make = lambda name, ds: MaskedSet(ds, ranks[name], cell.percentile, METRIC_ORDER[cell.metric], imputation, seed)
     return Splits(**{name: ds and make(name, ds) for name, ds in vars(splits).items()})
 
 # %% ../nbs/09_retraining.ipynb #ae8b8abb
@@ -124,7 +126,7 @@ def run_grid(cells, # from `grid`
         forecast.add(time.perf_counter() - start)
     return failed
 
-# %% ../nbs/09_retraining.ipynb #4079b9f9
+# %% ../nbs/09_retraining.ipynb #b0428267
 class _RankCache:
     "Ranks of the most recent methods, up to a limit of memory"
     def __init__(self, stores, splits, seed, limit=4 << 30):
@@ -151,7 +153,7 @@ class Grid:
         self.spec = dict(data={k: ds.fingerprint() for k, ds in splits.items()}, model=model_spec, tie_seed=tie_seed,
                          recipe={**asdict(recipe), 'precision': str(pick_precision(recipe.precision, device))})
         maps = {m: {k: fingerprint(open_maps(p).attrs['spec']) for k, p in stores[m].items()} for m in dict.fromkeys(c.method for c in cells) if m != 'none'}
-        own = {name: dict(imputation=h) for name, i in imputations.items() if (h := source_hash(i.fn))}
+        own = {name: dict(imputation=h) for name, i in imputations.items() if (h := source_hash(i.source))}
         self.paths = {c: cell_path(folder, c, {**self.spec, 'maps': maps.get(c.method), **own.get(c.imputation, {})}) for c in cells}
 
     def results(self) -> list:
@@ -162,6 +164,6 @@ class Grid:
            ) -> dict: # {cell: exception} of the cells that failed
         "Train what is missing"
         def one(c):
-            data = masked_splits(self.splits, self.ranks[c.method] if c.percentile else None, c, self.imputations.get(c.imputation))
+            data = masked_splits(self.splits, self.ranks[c.method] if c.percentile else None, c, self.imputations.get(c.imputation), self.spec['tie_seed'])
             return retrain(data, make_model, self.recipe, c.seed, self.device, c.id)
         return run_grid(self.cells, self.paths, one, dict(spec=self.spec, device=device_name(self.device)))

@@ -8,7 +8,7 @@ Docs: https://roar-nb.github.io/roar_nb/run.html.md"""
 __all__ = ['STEPS', 'recipe_of', 'splits_of', 'Run', 'check', 'train', 'stores_of', 'attribute', 'grid_of', 'retrain', 'report',
            'run_all']
 
-# %% ../nbs/16_run.ipynb #ab7704c9
+# %% ../nbs/16_run.ipynb #acdd5ff3
 import inspect, time
 from datetime import datetime, timezone
 from functools import cached_property
@@ -25,7 +25,7 @@ from .models import build_model, get_layer, load_weights, memory_format, num_out
 from .training import Recipe, check_recipe, evaluate, fit, log_to
 from .attribution import get_method
 from .store import dump, open_maps
-from .removal import get_imputation
+from .imputation import get_imputation
 from .retraining import Grid, grid
 from .results import tidy
 from .report import as_text, write_report
