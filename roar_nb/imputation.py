@@ -57,7 +57,7 @@ def blur(images, mask, mean, std, seed, index):
     side = min(11, 2*min(images.shape[-2:]) - 1)    # the image is mirrored at its edges, at most once
     return torch.where(_wide(mask), gaussian_blur(images.float(), [side, side], [5., 5.]).to(images.dtype), images)
 
-# %% ../nbs/07_imputation.ipynb #f7bb354b
+# %% ../nbs/07_imputation.ipynb #28b426b5
 def _neighbours(x:torch.Tensor) -> torch.Tensor: # same shape (B,C,H,W)
     "Weighted sum of the eight neighbours, 0 beyond the border: ([1 2 1]ᵀ[1 2 1] - 4δ)/12"
     rows = 2*x
@@ -79,7 +79,7 @@ def linear(images:torch.Tensor, # (B,C,H,W)
     r = m*_neighbours(known) - operator(x)*m
     p, rr = r, (r*r).sum((2, 3), keepdim=True)
     for _ in range(mask[0].numel()):
-        if rr.max() < 1e-14: break
+        if rr.max() < 1e-11: break
         a = operator(p)*m
         step = rr/(p*a).sum((2, 3), keepdim=True).clamp(min=1e-30)
         x, r = x + step*p, r - step*a
@@ -129,13 +129,14 @@ def _own(fn, name):
         return torch.where(_wide(mask), ((out.to(images.device) - mean)/std).to(images.dtype), images)
     return impute
 
-# %% ../nbs/07_imputation.ipynb #45fd443c
+# %% ../nbs/07_imputation.ipynb #3d4346dd
 @dataclass(frozen=True)
 class Imputation:
     "A named way to replace removed pixels"
     name:str               # as in configurations and tables
     fn:Callable            # (images, mask, mean, std, seed, index) -> images, all normalised
     source:Callable=None   # the user's own function
+    needs_mask:bool=True   # does what a pixel becomes depend on which others are removed?
 
     def __call__(self,
                  images:torch.Tensor, # (B,C,H,W) normalised
@@ -155,7 +156,7 @@ def get_imputation(spec, # a name, a dotted path, a function, or [r, g, b] in [0
     if callable(spec): return Imputation(spec.__name__, _own(spec, spec.__name__), spec)
     if isinstance(spec, str):
         if spec not in IMPUTATIONS: raise ConfigError(f"{what}: unknown imputation {spec!r}{nearest(spec, IMPUTATIONS)}, a dotted path to your own function, or a colour [r, g, b] in [0,1]")
-        return Imputation(spec, IMPUTATIONS[spec])
+        return Imputation(spec, IMPUTATIONS[spec], needs_mask=spec in ('noisy_linear', 'mask_only'))
     colour = list(map(float, spec))
     if not all(0 <= o <= 1 for o in colour): raise ConfigError(f"{what}: colour {colour} is outside [0,1]")
-    return Imputation('rgb({})'.format(','.join(f'{o:g}' for o in colour)), lambda x, m, mean, std, seed, index: fill(x, m, colour, mean, std))
+    return Imputation('rgb({})'.format(','.join(f'{o:g}' for o in colour)), lambda x, m, mean, std, seed, index: fill(x, m, colour, mean, std), needs_mask=False)

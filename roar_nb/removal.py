@@ -38,7 +38,7 @@ def rank(maps, # (N,H,W), or (N,C,H,W) to rank every channel element; finite
     steps = torch.arange(flat.shape[1], dtype=torch.int32, device=flat.device).expand_as(ranks)
     return ranks.scatter_(1, order, steps).view(maps.shape)
 
-# %% ../nbs/08_removal.ipynb #2e08207c
+# %% ../nbs/08_removal.ipynb #02f25aeb
 ORDERS = ('morf', 'lerf')
 
 def removed_count(percentile:float, # in [0,100]
@@ -50,10 +50,11 @@ def removed_count(percentile:float, # in [0,100]
 def removal_mask(ranks:torch.Tensor, # (N,H,W), or (N,C,H,W) ranked over channel elements
                  percentile:float, # per cent of the pixels to remove, in [0,100]
                  order:str='morf', # 'morf' or 'lerf'
+                 n:int=None, # how many ranks there are, where pixels share them; default: one a pixel
                 ) -> torch.Tensor: # bool of the same shape, True = removed
     "Which pixels are removed"
     if order not in ORDERS: raise ConfigError(f"order: unknown value {order!r}{nearest(order, ORDERS)}")
-    n = ranks[0].numel()
+    n = n or ranks[0].numel()
     k = removed_count(percentile, n)
     return ranks >= n - k if order == 'morf' else ranks < k
 
