@@ -1,4 +1,4 @@
-"""`roar-nb train | attribute | retrain | report | run`
+"""`roar-nb train | attribute | perturb | retrain | report | run`
 
 Docs: https://roar-nb.github.io/roar_nb/cli.html.md"""
 
@@ -11,13 +11,14 @@ __all__ = ['ABOUT', 'STEPS', 'EPILOG', 'parser', 'main']
 import argparse, os, sys
 from pathlib import Path
 
-# %% ../nbs/17_cli.ipynb #367ac706
-ABOUT = """Show how good attribution methods are: remove the pixels they call relevant, retrain, and see the accuracy fall."""
+# %% ../nbs/17_cli.ipynb #7add29f8
+ABOUT = """Show how good attribution methods are: remove the pixels they call relevant, with or without retraining, and see the accuracy fall."""
 STEPS = dict(
     train='train the model that will be explained',
     attribute='compute the attribution maps of every method, for all images',
+    perturb='remove pixels of test images and watch the model: LeRF/MoRF, ROAD and others',
     retrain='remove pixels and retrain, for every method, percentile and seed',
-    report='tables and figures of what has been retrained so far',
+    report='tables and figures of what has been measured so far',
     run='all steps that the configuration has sections for')
 EPILOG = """A step makes what is missing: after an interruption, the same command goes on.
 examples:

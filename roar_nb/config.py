@@ -7,7 +7,8 @@ Docs: https://roar-nb.github.io/roar_nb/config.html.md"""
 # %% auto #0
 __all__ = ['TRAINED', 'canonical_name', 'Section', 'NamedConfig', 'OptimizerConfig', 'SchedulerConfig', 'LossConfig',
            'LimitConfig', 'DataConfig', 'ModelConfig', 'AugmentConfig', 'TrainConfig', 'MethodConfig', 'ExtractConfig',
-           'RetrainConfig', 'Config', 'config_to_yaml', 'load_config', 'config_reference']
+           'RetrainConfig', 'RoadConfig', 'RegionConfig', 'InsertionDeletionConfig', 'PerturbConfig', 'Config',
+           'config_to_yaml', 'load_config', 'config_reference']
 
 # %% ../nbs/14_config.ipynb #7192e5ad
 import re
@@ -228,10 +229,10 @@ def _ascending(numbers):
     "Each once, whole ones as int"
     return sorted(_unique([int(p) if p == int(p) else p for p in numbers]))
 
-# %% ../nbs/14_config.ipynb #4e6f95ca
+# %% ../nbs/14_config.ipynb #f0cd80f8
 _OneOrMore, _Metric = BeforeValidator(_as_list), Literal['roar', 'kar']
 _Percent, _Imputation = Annotated[float, Field(ge=0, le=100)], Annotated[Any, AfterValidator(_imputation)]
-_Seed = Annotated[int, Field(ge=0, lt=2**32)]
+_Seed, _Percentiles = Annotated[int, Field(ge=0, lt=2**32)], Annotated[list[_Percent], AfterValidator(_ascending)]
 
 class RetrainConfig(TrainConfig):
     "Retraining on images with pixels removed"
@@ -239,7 +240,7 @@ class RetrainConfig(TrainConfig):
         'names of methods of extract_cams (or their full entries); default: all of them', min_length=1)
     metrics: Annotated[list[_Metric], _OneOrMore, _Unique] = _key(['roar'],
         'roar removes the most relevant pixels, kar the least relevant; one or a list', min_length=1)
-    percentiles: Annotated[list[_Percent], AfterValidator(_ascending)] = _key([10, 30, 50, 70, 90],
+    percentiles: _Percentiles = _key([10, 30, 50, 70, 90],
         'per cent of pixels removed, each in [0, 100] and given once; 0 is always trained', min_length=1)
     seeds: Annotated[list[_Seed], _Unique] = _key([0],
         'number of repetitions, 1 to 1000, counted up from seed, or a list of seeds; default: 1', min_length=1)
@@ -247,7 +248,41 @@ class RetrainConfig(TrainConfig):
         'what removed pixels become: a name, a dotted name, [r, g, b] in [0, 1], or a list of these', min_length=1)
     mask: Literal['pixel', 'channel'] = _key('pixel', 'remove whole pixels, or each channel by itself')
 
-# %% ../nbs/14_config.ipynb #d3e491e7
+# %% ../nbs/14_config.ipynb #a790ef6b
+_PROTOCOLS = ('lerf_morf', 'road', 'region_perturbation', 'insertion_deletion')
+
+class RoadConfig(Section):
+    "Remove and debias"
+    percentiles: _Percentiles = _key([10, 20, 30, 40, 50, 60, 70, 80, 90], 'per cent of pixels removed, each in [0, 100]', min_length=1)
+
+class RegionConfig(Section):
+    "Region perturbation"
+    region_size: int = _key(9, 'side of a region in pixels, > 0', gt=0)
+    steps: int = _key(100, 'regions removed one by one, at most, > 0', gt=0)
+    imputation: _Imputation = _key('uniform', 'what removed regions become: a name, a dotted name, or [r, g, b] in [0, 1]')
+    repetitions: int = _key(10, 'draws of random numbers that are averaged, > 0; each costs steps × 2 forward passes an image', gt=0)
+
+class InsertionDeletionConfig(Section):
+    "Insertion and deletion"
+    steps: int = _key(50, 'equal parts in which all pixels go, > 0', gt=0)
+    deletion: _Imputation = _key('channel_mean', 'what deleted pixels become')
+    insertion: _Imputation = _key('blur', 'what pixels are before they are inserted')
+
+class PerturbConfig(Section):
+    "Removing pixels of test images and watching the same model"
+    model: ModelConfig = _key(..., 'the network; default: that of extract_cams')
+    attribution_methods: Annotated[list[MethodConfig], _Unique] = _key(..., 'names of methods of extract_cams, or entries; default: all of extract_cams', min_length=1)
+    target: Literal['predicted', 'label'] = _key('predicted', 'the class that is explained; default: that of extract_cams')
+    test_samples: int | None = _key(2000, 'test images used, chosen by seed, > 0; more than there are = all', gt=0)
+    batch_size: int = _key(64, 'images at once, > 0', gt=0)
+    protocols: Annotated[list[Literal[_PROTOCOLS]], _OneOrMore, _Unique] = _key(['lerf_morf'], 'what is done with the maps; one or a list', min_length=1)
+    percentiles: _Percentiles = _key([1, 2, 3, 4, 5, 6, 7, 8, 9, 10], 'lerf_morf: per cent of pixels removed, each in [0, 100]', min_length=1)
+    imputation: Annotated[list[_Imputation], _OneOrMore, _Unique] = _key(['channel_mean'], 'lerf_morf: what removed pixels become, one or a list', min_length=1)
+    road: RoadConfig = _key(RoadConfig(), 'settings of road')
+    region_perturbation: RegionConfig = _key(RegionConfig(), 'settings of region_perturbation')
+    insertion_deletion: InsertionDeletionConfig = _key(InsertionDeletionConfig(), 'settings of insertion_deletion')
+
+# %% ../nbs/14_config.ipynb #1802e5fb
 class Config(Section):
     "All that a run does, with nothing left implicit"
     desc: str = _key('', 'a line about the run')
@@ -260,7 +295,7 @@ class Config(Section):
     train_cls: TrainConfig | None = _key(None, 'training the classifier; ~ = not done')
     extract_cams: ExtractConfig | None = _key(None, 'storing its attribution maps; ~ = not done')
     retrain_cls: RetrainConfig | None = _key(None, 'removing pixels and retraining; ~ = not done')
-    pixel_perturbation_analysis: dict[str, Any] | None = _key(None, 'accepted, without effect')
+    pixel_perturbation_analysis: PerturbConfig | None = _key(None, 'removing pixels of test images without retraining; ~ = not done')
 
 def config_to_yaml(cfg:Config) -> str:
     "All keys of `cfg` with their values, defaults included"
@@ -338,12 +373,20 @@ def _inherit(section, train, keys):
         if left_out: section[key] = _tree(train[key])
         elif isinstance(own, dict) and not {'name', 'arch'} & own.keys(): section[key] = _overlay(train[key], own)
 
-# %% ../nbs/14_config.ipynb #413b8b19
+# %% ../nbs/14_config.ipynb #46912882
 def _entries(section):
     "The attribution methods of `section` that are mappings with a name, by name"
     methods = section.get('attribution_methods')
     if not isinstance(methods, list): return {}
     return {m['name']: m for m in methods if isinstance(m, dict) and isinstance(m.get('name'), str)}
+
+def _fill_in_perturbation(perturb, extract, train):
+    "What `pixel_perturbation_analysis` takes from `extract_cams` and `train_cls`"
+    _inherit(perturb, extract if extract else train, ['model', 'target', 'attribution_methods'])
+    model = _mapping(perturb, 'model')
+    if train and model.get('arch') == _mapping(train, 'model').get('arch'): model['pretrained_weights'] = model.get('pretrained_weights') or TRAINED
+    known, methods = _entries(extract), perturb.get('attribution_methods')
+    if isinstance(methods, list): perturb['attribution_methods'] = [known.get(m, m) if isinstance(m, str) else m for m in methods]
 
 def _fill_in(doc):
     "Write out in `doc` what its steps take from each other"
@@ -354,11 +397,12 @@ def _fill_in(doc):
     if train: _mapping(extract, 'model')['pretrained_weights'] = weights or TRAINED
     methods = list(_entries(extract))
     if methods and retrain.get('attribution_methods') is None: retrain['attribution_methods'] = methods
+    _fill_in_perturbation(_mapping(doc, 'pixel_perturbation_analysis'), extract, train)
     n = 1 if retrain.get('seeds') is None else retrain['seeds']
     seed = doc.get('seed') or 0
     if type(n) is type(seed) is int and 1 <= n <= 1000: retrain['seeds'] = list(range(seed, seed + n))
 
-# %% ../nbs/14_config.ipynb #954046ac
+# %% ../nbs/14_config.ipynb #991ad04f
 def _name_methods(doc):
     "Put names for full entries of methods in `retrain_cls`, and see that `extract_cams` has the entries"
     retrain = _mapping(doc, 'retrain_cls')
@@ -374,16 +418,20 @@ def _name_weights(doc):
     "Put `trained` for weights in the folder of the first step"
     home = doc.get('outdir')
     if not isinstance(home, str) or not _mapping(doc, 'train_cls'): return
-    for step in ('extract_cams', 'retrain_cls'):
+    for step in ('extract_cams', 'retrain_cls', 'pixel_perturbation_analysis'):
         model = _mapping(_mapping(doc, step), 'model')
         weights = model.get('pretrained_weights')
         if isinstance(weights, str) and Path(home, 'train_cls') in Path(weights).parents: model['pretrained_weights'] = TRAINED
 
-# %% ../nbs/14_config.ipynb #30f75f95
+# %% ../nbs/14_config.ipynb #e37d56fb
 def _unknown_methods(doc):
-    "A line for each method of `retrain_cls` that `extract_cams` has not, or has otherwise"
+    "A line for each method of `retrain_cls` that `extract_cams` has not, or has otherwise, and for names that `pixel_perturbation_analysis` uses"
     methods, known = _mapping(doc, 'retrain_cls').get('attribution_methods'), _entries(_mapping(doc, 'extract_cams'))
-    lines = []
+    perturb, lines = _mapping(doc, 'pixel_perturbation_analysis').get('attribution_methods'), []
+    for i, m in enumerate(perturb if isinstance(perturb, list) else []):
+        if not isinstance(m, str) or m in known: continue
+        lines.append(f'pixel_perturbation_analysis.attribution_methods.{i}: extract_cams has no method {m!r}{nearest(m, known)}')
+        perturb[i] = dict(name=m, method='random') # said already, so that the schema need not complain too
     for i, m in enumerate(methods if isinstance(methods, list) else []):
         path, name = f'retrain_cls.attribution_methods.{i}', m.get('name') if isinstance(m, dict) else m
         if not isinstance(name, str): continue

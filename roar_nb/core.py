@@ -132,7 +132,7 @@ def autocast(device, # where the model runs
     if dtype == torch.float32: return contextlib.nullcontext()
     return torch.autocast(torch.device(device).type, dtype=dtype)
 
-# %% ../nbs/00_core.ipynb #cd72ad47
+# %% ../nbs/00_core.ipynb #4990bdf6
 def import_dotted(name:str, # e.g. 'torchvision.models.resnet50'
                   what:str='name', # for the error message, e.g. a config key
                  ):
@@ -141,6 +141,8 @@ def import_dotted(name:str, # e.g. 'torchvision.models.resnet50'
     if not module: raise ConfigError(f"{what}: {name!r} is not a dotted name like 'package.module.function'")
     try: found = importlib.import_module(module)
     except ModuleNotFoundError as e:
+        outer, _, cls = module.rpartition('.')
+        if outer and e.name == module and inspect.isclass(found := getattr(importlib.import_module(outer), cls, None)) and hasattr(found, attr): return getattr(found, attr)
         if e.name and (module + '.').startswith(e.name + '.'):
             raise ConfigError(f"{what}: no module {e.name!r} (from {name!r}); is it installed, or its folder importable?") from e
         raise ConfigError(f"{what}: importing {module!r} failed: {e}") from e

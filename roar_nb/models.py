@@ -136,7 +136,14 @@ def append_linear_layer_transform(model, num_classes:int):
     model.set_submodule(name, new)
     return model
 
-# %% ../nbs/02_models.ipynb #e48b5aa5
+# %% ../nbs/02_models.ipynb #ea63bbd8
+def _weights_url(make, args) -> str|None:
+    "Where torchvision's weights are, if that is what the arguments ask for"
+    from torchvision.models import get_model_weights
+    asked = args.get('weights') or ('IMAGENET1K_V1' if args.get('pretrained') else None)
+    try: return getattr(asked, 'url', None) or get_model_weights(make)[str(asked).rpartition('.')[2]].url
+    except (ValueError, KeyError): return None
+
 def _construct(arch, args, num_classes, what):
     "Call the constructor; wrong arguments become a `ModelError`"
     make = import_dotted(arch, f'{what}.arch')
@@ -148,8 +155,9 @@ def _construct(arch, args, num_classes, what):
         if known and not free and k not in known: raise ModelError(f"{what}.constructor_args.{k}: {arch} has no such argument{nearest(k, known)}")
     try: return make(**args)
     except OSError as e:
-        raise ModelError(f"{what}: {arch} could not get its weights ({e}). Without a network, place the file in "
-                         f"{Path(torch.hub.get_dir())/'checkpoints'} by hand, or give {what}.pretrained_weights") from e
+        url, place = _weights_url(make, args), Path(torch.hub.get_dir())/'checkpoints'
+        file = f"download {url} and place it as {place/url.rpartition('/')[2]}" if url else f"place the file in {place} by hand"
+        raise ModelError(f"{what}: {arch} could not get its weights ({e}). Without a network, {file}, or leave out the weights and give {what}.pretrained_weights") from e
     except Exception as e: raise ModelError(f"{what}: {arch}({', '.join(f'{k}={v!r}' for k, v in args.items())}) failed: {e}") from e
 
 # %% ../nbs/02_models.ipynb #22865d62

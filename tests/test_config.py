@@ -53,7 +53,7 @@ retrain_cls:
   loss: *LOSS
   batch_size: *BATCH
   percentiles: [90, 10, 50]
-pixel_perturbation_analysis: {model: *MODEL, percentiles: [1, 2], anything: ~}
+pixel_perturbation_analysis: {model: *MODEL, attribution_methods: *METHODS, percentiles: [1, 2], test_samples: 10}
 """
 
 
@@ -306,14 +306,15 @@ def test_unknown_names_of_the_older_format(name):
 
 # --- packaged files and round trips
 
-PACKAGED = ["shapes_demo", "cifar10_resnet8", "cifar10_small"]
+PACKAGED = ["shapes_demo", "cifar10_resnet8", "cifar10_small", "lerf_imagenet_resnet50"]
 
 
 @pytest.mark.parametrize("name", PACKAGED)
 def test_packaged_configurations(name):
     cfg = load_config(name)
     assert cfg == load_config(f"{name}.yml") and cfg.outdir == f"runs/{name}" and cfg.desc
-    assert cfg.retrain_cls.attribution_methods == [m.name for m in cfg.extract_cams.attribution_methods]
+    if cfg.retrain_cls:
+        assert cfg.retrain_cls.attribution_methods == [m.name for m in cfg.extract_cams.attribution_methods]
 
 
 def test_the_default_is_the_demo():
@@ -365,3 +366,46 @@ def test_the_reference_has_every_key():
     for key in ("`desc`", "`data.n_test`", "`train_cls.model.arch`", "`extract_cams.attribution_methods.N.name`", "`retrain_cls.mask`"):
         assert f"\n| {key} |" in table
     assert {line.count("|") for line in table.splitlines()} == {5}
+
+
+# --- perturbation
+
+PERTURB = """
+train_cls:
+  model: {arch: roar_nb.models.ResNet8}
+extract_cams:
+  target: label
+  attribution_methods: [{name: gradcam, method: gradcam}, {name: random, method: random}]
+pixel_perturbation_analysis: {}
+"""
+
+
+def test_perturbation_takes_model_methods_and_target_from_the_steps_before():
+    found = load(PERTURB).pixel_perturbation_analysis
+    assert [m.name for m in found.attribution_methods] == ["gradcam", "random"]
+    assert (found.model.arch, found.model.pretrained_weights, found.target) == ("roar_nb.models.ResNet8", "trained", "label")
+    assert (found.protocols, found.percentiles, found.test_samples) == (["lerf_morf"], list(range(1, 11)), 2000)
+
+
+def test_perturbation_names_methods_or_has_its_own():
+    own = "pixel_perturbation_analysis.attribution_methods=[random, {name: mine, method: my.fn}]"
+    methods = load(PERTURB, own).pixel_perturbation_analysis.attribution_methods
+    assert [(m.name, m.method) for m in methods] == [("random", "random"), ("mine", "my.fn")]
+    message = complaint(PERTURB, "pixel_perturbation_analysis.attribution_methods=[gradcan]")
+    assert "pixel_perturbation_analysis.attribution_methods.0" in message and "did you mean 'gradcam'" in message
+    assert "1 to put right" in message
+
+
+def test_perturbation_alone_needs_a_model():
+    alone = "data: {dataset: Shapes}\npixel_perturbation_analysis: {attribution_methods: [{name: g, method: gradient}]}"
+    assert "pixel_perturbation_analysis.model: missing" in complaint(alone)
+    named = load(alone, "pixel_perturbation_analysis.model={arch: torchvision.models.resnet50, constructor_args: {weights: IMAGENET1K_V2}}")
+    assert named.pixel_perturbation_analysis.model.pretrained_weights is None and named.train_cls is None
+
+
+@pytest.mark.parametrize("change, place", [
+    ("protocols=[raod]", "protocols.0"), ("percentiles=[101]", "percentiles.0"), ("test_samples=0", "test_samples"),
+    ("region_perturbation.imputation=[0, 2, 0]", "region_perturbation.imputation"), ("road.percentile=[1]", "road.percentile"),
+])
+def test_perturbation_says_what_is_wrong(change, place):
+    assert f"pixel_perturbation_analysis.{place}" in complaint(PERTURB, f"pixel_perturbation_analysis.{change}")
