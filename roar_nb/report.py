@@ -6,16 +6,17 @@ Docs: https://roar-nb.github.io/roar_nb/report.html.md"""
 
 # %% auto #0
 __all__ = ['STYLES', 'SPECIAL', 'LABELS', 'ORDER', 'ACCURACIES', 'MAIN', 'method_styles', 'plot_curves', 'plot_numbers',
-           'plot_metric', 'write_csv', 'write_report', 'overview', 'as_text']
+           'plot_control', 'plot_metric', 'write_csv', 'write_report', 'overview', 'as_text']
 
-# %% ../nbs/12_report.ipynb #4b4d43ff
+# %% ../nbs/12_report.ipynb #c7c31ac9
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from .core import atomic_path, write_text
-from .results import better, pivot
+from .results import CONTROL, better, pivot
 
 # %% ../nbs/12_report.ipynb #95b61047
 STYLES = [dict(color=c, marker=m, ls=ls) for c, m, ls in zip(
@@ -87,7 +88,18 @@ def plot_numbers(ax, summary:pd.DataFrame, # of one metric, order and imputation
     ax.margins(x=.25, y=.1)
     ax.spines[['top', 'right', 'left']].set_visible(False)
 
-# %% ../nbs/12_report.ipynb #1861c13b
+# %% ../nbs/12_report.ipynb #5de09a5c
+def plot_control(fig, summary:pd.DataFrame, # of one metric, imputation `mask_only`
+                 styles:dict):
+    "In every panel, thin dotted curves of the accuracy from the masks alone"
+    dotted = dict(ls=':', lw=1.1, ms=4, mfc='none', mew=.8)
+    for ax in fig.axes:
+        for method, s in summary.sort_values('percentile').groupby('method', sort=False):
+            ax.plot(s.percentile, s['mean'], zorder=2, color=styles[method]['color'], marker=styles[method]['marker'], **dotted)
+    key = Line2D([], [], color='0.35', marker='o', **dotted)
+    fig.legend([key], ['mask alone: accuracy of a network that sees only which pixels are gone'], loc='outside lower center', fontsize=8, frameon=False)
+
+# %% ../nbs/12_report.ipynb #881fbb17
 def _intervals(s):
     "What the bands of a panel are"
     if s.low.isna().all(): return 'one seed, no interval'
@@ -99,16 +111,19 @@ def plot_metric(summary:pd.DataFrame, # from `summarise`, `summarise_images`
                 chance:float=None, # accuracy of guessing
                 dpi:int=120, # pixels an inch
                ) -> Figure:
-    "A panel for each imputation and order"
+    "A panel for each imputation and order; in each the control `mask_only`, if there is one"
     s = summary[summary.metric == metric]
+    control, s = s[s.imputation == CONTROL], s if (s.imputation == CONTROL).all() else s[s.imputation != CONTROL]
     panels, styles = list(s.groupby(['imputation', 'order'], sort=False)), method_styles(list(dict.fromkeys(summary.method)))
     fig = Figure(figsize=(6.4*len(panels), 4.2), layout='constrained', dpi=dpi)
     for ax, ((imputation, order), part) in zip(fig.subplots(1, len(panels), squeeze=False)[0], panels):
         if part.percentile.isna().all(): plot_numbers(ax, part, styles)
         else: plot_curves(ax, part, styles, chance)
         which = '' if metric in ('roar', 'kar') else f', {ORDER[order]}'
-        ax.set_title(f'{LABELS.get(metric, (metric,))[0]}{which} ({better(metric, order)}er is better)\n', fontsize=11, loc='left')
+        what = 'higher: the mask tells more' if imputation == CONTROL else f'{better(metric, order)}er is better'
+        ax.set_title(f'{LABELS.get(metric, (metric,))[0]}{which} ({what})\n', fontsize=11, loc='left')
         ax.text(0, 1.02, f'{part.dataset.iloc[0]}, {part.model.iloc[0]}, imputation {imputation}; {_intervals(part)}', transform=ax.transAxes, fontsize=8, color='0.35')
+    if len(control) < len(summary[summary.metric == metric]) and len(control): plot_control(fig, control, styles)
     return fig
 
 # %% ../nbs/12_report.ipynb #f7744517
@@ -131,12 +146,12 @@ def write_report(results:pd.DataFrame, # with the columns of `results.COLUMNS`
         for kind in ('png', 'svg'):
             with atomic_path(folder/'figures'/f'{metric}.{kind}') as tmp: fig.savefig(tmp, metadata={'Date': None} if kind == 'svg' else None)
 
-# %% ../nbs/12_report.ipynb #1f781618
+# %% ../nbs/12_report.ipynb #0c76a2a2
 MAIN = ('roar', 'kar', 'deviation', 'road')
 
 def overview(summary:pd.DataFrame) -> pd.DataFrame: # methods × measures, text: area, and rank in brackets
     "One table over all protocols"
-    one = summary.drop_duplicates(['metric', 'order', 'imputation', 'method'])
+    one = summary[summary.imputation != CONTROL].drop_duplicates(['metric', 'order', 'imputation', 'method'])
     many = one.groupby(['metric', 'order'], sort=False).imputation.transform('nunique') > 1
     name = [f"{m}{'' if m in ('roar', 'kar', 'abpc') or '_auc' in m else f' {o}'}{f' {i}' if n else ''}" for m, o, i, n in zip(one.metric, one.order, one.imputation, many)]
     text = [f'{a:.1f} ({r})' if u == 'per cent' else f'{a:.3f} ({r})' for a, r, u in zip(one.area, one['rank'], one.unit)]
@@ -149,8 +164,9 @@ def as_text(summary:pd.DataFrame) -> str:
     parts = []
     for (metric, order, imputation), s in summary[summary.metric.isin(MAIN)].groupby(['metric', 'order', 'imputation'], sort=False):
         which = '' if metric in ('roar', 'kar') else f', {ORDER[order]}'
-        head = f'{LABELS[metric][0]}{which}; {LABELS[metric][1]}, {better(metric, order)}er is better (imputation {imputation}; {_intervals(s)})'
+        what = 'accuracy from the mask alone, higher means more leakage' if imputation == CONTROL else f'{LABELS[metric][1]}, {better(metric, order)}er is better'
+        head = f'{LABELS[metric][0]}{which}; {what} (imputation {imputation}; {_intervals(s)})'
         parts.append(head + '\n' + pivot(summary, metric, imputation, order).reset_index().to_string(index=False))
-    if len(summary[['metric', 'order', 'imputation']].drop_duplicates()) > 2:
+    if summary[summary.imputation != CONTROL].groupby(['metric', 'order', 'imputation']).ngroups > 2:
         parts.append('All measures: area of the curve, or the number, and in brackets the rank\n' + overview(summary).rename_axis(index=None, columns=None).to_string())
     return '\n\n'.join(parts)

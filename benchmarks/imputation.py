@@ -1,0 +1,101 @@
+"""How fast, and how exact, is ROAD's noisy linear imputation?
+
+    python benchmarks/imputation.py [--images 64 8] [--sizes 32 224] [--rounds 3] [--threads 2] [--device cpu]
+
+Ours is `noisy_linear`, a whole batch at once; theirs is the NoisyLinearImputer of grad-cam (`pip install grad-cam`), image by
+image. Both without noise, on the same images. The two take turns; times are medians of the rounds, the ratio is the median
+of the ratios of each round. Errors are the largest differences, over all pixels of the images that theirs has filled too,
+from scipy's direct solution in float64. Masks: pixels at random, or the highest values of heavily smoothed noise, which are
+a few large blobs as a map of Grad-CAM has them.
+"""
+import argparse
+import statistics
+import time
+import warnings
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from pytorch_grad_cam.metrics.road import NoisyLinearImputer
+from scipy.ndimage import gaussian_filter
+from scipy.sparse.linalg import splu
+
+from roar_nb.core import device_name, pick_device
+from roar_nb.imputation import noisy_linear
+
+
+def random_mask(rng, size, fraction):
+    return rng.random((size, size)) < fraction
+
+
+def blob_mask(rng, size, fraction):
+    field = gaussian_filter(rng.standard_normal((size, size)), size / 10)
+    return field > np.quantile(field, 1 - fraction)
+
+
+def exact(image, mask):
+    "Scipy's direct solution, (C,H,W) float64"
+    c, h, w = image.shape
+    blur = [sp.diags([1, 2, 1], [-1, 0, 1], shape=(k, k)) for k in (h, w)]
+    blur = sp.kron(*blur).tocsr()
+    system = (sp.diags(np.asarray(blur.sum(1)).ravel()) - blur).tocsr()
+    m, out = mask.ravel(), image.reshape(c, -1).astype(np.float64)
+    if m.any():
+        rows = system[m]
+        out[:, m] = splu(rows[:, m].tocsc(), permc_spec="MMD_AT_PLUS_A").solve(-(rows[:, ~m] @ out[:, ~m].T)).T
+    return out.reshape(c, h, w)
+
+
+def timed(fn, device):
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    out = fn()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return out, (time.perf_counter() - start) * 1e3
+
+
+def compare(images, mask, theirs, rounds, device):
+    "Milliseconds an image of ours and theirs, the ratio, and both errors"
+    imputer, x, m = NoisyLinearImputer(noise=0), images.to(device), mask.to(device)
+    noisy_linear(x, m, noise=0)  # warm-up
+    times = []
+    for _ in range(rounds):
+        a, ours_ms = timed(lambda: noisy_linear(x, m, noise=0), device)
+        b, theirs_ms = timed(lambda: [imputer(i, (~k).float()) for i, k in zip(images[:theirs], mask[:theirs])], torch.device("cpu"))
+        times.append((ours_ms / len(images), theirs_ms / theirs))
+    target = [exact(i.numpy(), k.numpy()) for i, k in zip(images[:theirs], mask[:theirs])]
+    errors = [max(np.abs(t - o.cpu().numpy()).max() for t, o in zip(target, out)) for out in (a, b)]
+    return *(statistics.median(t[i] for t in times) for i in (0, 1)), statistics.median(b / a for a, b in times), *errors
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[32, 224])
+    parser.add_argument("--images", type=int, nargs="+", default=[256, 16], help="of each size")
+    parser.add_argument("--theirs", type=int, nargs="+", default=[16, 2], help="images of each size that grad-cam fills")
+    parser.add_argument("--removed", type=float, nargs="+", default=[10, 50, 90])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--device", default="auto")
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    warnings.simplefilter("ignore")
+    device, rng = pick_device(args.device), np.random.default_rng(0)
+    print(f"torch {torch.__version__}, {device_name(device)}, {torch.get_num_threads()} threads, images a batch: {args.images}\n")
+    print("| size | mask | removed, % | roar_nb, ms/image | grad-cam, ms/image | ratio | error of roar_nb | error of grad-cam |")
+    print("|---|---|---|---|---|---|---|---|")
+    for size, n, theirs in zip(args.sizes, args.images, args.theirs):
+        for make in (random_mask, blob_mask):
+            for removed in args.removed:
+                mask = torch.tensor(np.stack([make(rng, size, removed / 100) for _ in range(n)]))
+                images = torch.tensor(rng.random((n, 3, size, size), dtype=np.float32))
+                a, b, ratio, ours, other = compare(images, mask, theirs, args.rounds, device)
+                name = make.__name__.split("_")[0]
+                print(f"| {size} | {name} | {removed:g} | {a:.2f} | {b:.1f} | {ratio:.1f} | {ours:.0e} | {other:.0e} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
