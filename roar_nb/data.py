@@ -49,7 +49,7 @@ def denormalise(images:torch.Tensor, # (B,C,H,W) normalised
     mean, std = (torch.tensor(o, device=images.device).view(-1, 1, 1) for o in (mean, std))
     return images.float().mul(std).add(mean).clamp(0, 1)
 
-# %% ../nbs/01_data.ipynb #da8d2924
+# %% ../nbs/01_data.ipynb #376bd8a2
 class BaseSet:
     "What an in-memory set and one on disk have in common"
     relevance = None  # (N,H,W) bool ground truth, where the dataset has one
@@ -72,7 +72,7 @@ class BaseSet:
                ): # yields `Batch`
         "Normalised batches"
         order = torch.arange(len(self)) if order is None else torch.as_tensor(order)
-        index = order.split(batch_size)
+        index = order.split(batch_size) if len(order) else []
         for i, px in zip(index, self._pixel_batches(index)):
             x = normalise(px.to(device, non_blocking=True), self.mean, self.std, dtype)
             yield Batch(x.contiguous(memory_format=torch.channels_last), self.labels[i].to(device), i)

@@ -287,7 +287,7 @@ class ResponseFile:
         with atomic_path(self.path) as tmp, open(tmp, 'wb') as f: np.savez(f, about=about, **dict(zip(ARRAYS, map(np.concatenate, zip(*self.parts)))))
         self.saved = time.monotonic()
 
-# %% ../nbs/10_perturbation.ipynb #a76edf3a
+# %% ../nbs/10_perturbation.ipynb #a9d92c71
 def perturb(model, # returns logits (B,classes)
             ds, # the test images
             index:torch.Tensor, # (N,) positions of the images used
@@ -300,7 +300,7 @@ def perturb(model, # returns logits (B,classes)
             device='cpu', desc:str='perturb'):
     "Run all protocols for one attribution method where they are not complete yet"
     model = model.to(device, memory_format=memory_format(model, device))
-    groups = {done: [f for f in files if f.done == done] for done in sorted({f.done for f in files})}
+    groups = {done: [f for f in files if f.done == done] for done in sorted({f.done for f in files if f.done < f.n})}
     for done, together in groups.items():
         batches = ds.batches(batch_size, index[done:], device)
         with frozen(model), progress(total=len(index), initial=done, desc=desc, unit='image') as bar:

@@ -1,4 +1,4 @@
-"""Make the figures stored in notebooks small: PNG outputs get a palette of 96 colours.
+"""Make the figures stored in notebooks small: PNG outputs get a palette of 255 colours.
 
     python tools/small_outputs.py nbs/12_report.ipynb …      (default: all notebooks)
 """
@@ -21,7 +21,7 @@ def smaller(png):
     flat = Image.new("RGB", image.size, "white")
     flat.paste(image, mask=image.getchannel("A") if image.mode == "RGBA" else None)
     out = io.BytesIO()
-    flat.quantize(96, method=Image.Quantize.MAXCOVERAGE).save(out, "PNG", optimize=True)
+    flat.quantize(255).save(out, "PNG", optimize=True)
     return min(png, base64.b64encode(out.getvalue()).decode(), key=len)
 
 
