@@ -8,7 +8,7 @@ Every side evaluates altered copies of the same images with the same maps; what 
 - bare: the model's forward pass on a batch that is already there.
 - ours: `lerf_morf` at percentiles 1 to 10, both orders (20 copies an image), clean pass, ranks and masks included.
 - loop: image by image, as the definition reads: one image's map is sorted, its ten copies of an order go through the model together.
-- quantus: PixelFlipping in ten steps down to all pixels removed, MoRF only.
+- quantus: PixelFlipping in eight steps down to all pixels removed, MoRF only.
 - ROAD, MoRF at nine levels: `responses` against grad-cam's ROADMostRelevantFirstAverage.
 
 `shapes` is ResNet8, 64 wide, trained for a moment on synthetic 32×32 images; `resnet50` is torchvision's at 224×224,

@@ -9,7 +9,7 @@ __all__ = ['TEN_PERCENT', 'EVERY_TENTH', 'PROTOCOLS', 'ARRAYS', 'Protocol', 'sof
            'ranks_of', 'Responses', 'response_batches', 'responses', 'lerf_morf', 'aopc', 'abpc', 'auc', 'measures',
            'choose', 'stored_maps', 'computed_maps', 'ResponseFile', 'perturb']
 
-# %% ../nbs/10_perturbation.ipynb #3a9a87fe
+# %% ../nbs/10_perturbation.ipynb #76fbfb10
 import json, math, time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,11 +21,12 @@ import torch
 from .core import ConfigError, DataError, atomic_path, autocast, derive_seed, fingerprint, generator, nearest, progress, versions
 from .data import ResidentSet
 from .models import memory_format
-from .attribution import Method, attribute_batch, frozen
+from .attribution import Method, frozen
+from .store import batch_maps
 from .imputation import get_imputation
 from .removal import rank, removal_mask
 
-# %% ../nbs/10_perturbation.ipynb #9b04abfa
+# %% ../nbs/10_perturbation.ipynb #5ca9229a
 @dataclass(frozen=True)
 class Protocol:
     "Which pixels are removed in what order, and what they become"
@@ -35,6 +36,10 @@ class Protocol:
     region_size:int=1      # side in pixels of the squares that are removed as one; 1 = single pixels
     repetitions:int=1      # with other random numbers, averaged
     steps:int=0            # regions that are removed one by one, at most; the percentiles follow from the images' size, see `for_size`
+
+    def __post_init__(self):
+        if any(i == 'mask_only' for _, i in self.removals):
+            raise ConfigError(f"{self.name}: imputation 'mask_only' is a control for retraining (retrain_cls.imputation): only a model trained on masks can be tested on them")
 
     @property
     def curves(self) -> list: # of (order, imputation, percentile)
@@ -147,10 +152,10 @@ class Responses:
 
 ARRAYS = ['index', 'label', 'target', 'clean', 'probability', 'correct', 'holds']
 
-# %% ../nbs/10_perturbation.ipynb #c10499ac
+# %% ../nbs/10_perturbation.ipynb #a410db68
 def response_batches(model, # returns logits (B,classes); in eval mode, see `frozen`
                      batches, # of a set, see `BaseSet.batches`
-                     maps_of, # (images, target, labels, index) -> maps of a batch
+                     maps_of, # batch -> its maps
                      protocols, # list of `Protocol`
                      mean=None, std=None, # of the normalisation
                      seed:int=0, dtype=torch.float32, imputations:dict=None,
@@ -160,13 +165,13 @@ def response_batches(model, # returns logits (B,classes); in eval mode, see `fro
     imputations = {**{n: get_imputation(n) for n in names - set(imputations or {})}, **(imputations or {})}
     for b in batches:
         with torch.no_grad(): clean = softmax_of(model, b.images, None, dtype)
-        maps = _checked(b.images, maps_of(b.images, clean[1], b.labels, b.index)).to(b.images.device)
+        maps = _checked(b.images, maps_of(b)).to(b.images.device)
         ranks = {size: ranks_of(maps, size, seed, b.index) for size in {p.region_size for p in protocols}}
         with torch.inference_mode():
             found = [respond(model, b.images, ranks[p.region_size], p, clean, b.labels, imputations, mean, std, seed, b.index, dtype) for p in protocols]
         yield [[np.asarray(o.cpu()) for o in (b.index, b.labels, clean[1], clean[0], *f)] for f in found]
 
-# %% ../nbs/10_perturbation.ipynb #0bedf86b
+# %% ../nbs/10_perturbation.ipynb #d2d76b74
 def responses(model, # returns logits (B,classes)
               images:torch.Tensor, # (N,C,H,W) normalised
               maps, # (N,H,W) attribution maps; (N,C,H,W) to remove channel elements
@@ -185,7 +190,7 @@ def responses(model, # returns logits (B,classes)
     maps, device = _checked(images, maps), next((p.device for p in model.parameters()), images.device)
     ds = ResidentSet(images, [0]*len(images) if labels is None else labels, device)
     with frozen(model):
-        parts = [found for found, in response_batches(model, ds.batches(batch_size), lambda x, c, y, i: maps[i], [protocol], mean, std, seed, dtype)]
+        parts = [found for found, in response_batches(model, ds.batches(batch_size), lambda b: maps[b.index], [protocol], mean, std, seed, dtype)]
     r = Responses(protocol, *map(np.concatenate, zip(*parts)))
     return r if labels is not None else replace(r, label=r.target, correct=r.holds)
 
@@ -240,7 +245,7 @@ def measures(r:Responses) -> list: # of (metric, order, imputation, percentiles,
         out.append(('abpc', 'both', imputation, p, abpc(r.curve('probability', 'morf'), r.curve('probability', 'lerf')), 'fraction'))
     return out
 
-# %% ../nbs/10_perturbation.ipynb #0a0e528c
+# %% ../nbs/10_perturbation.ipynb #18e1e4f9
 def choose(n:int, # images there are
            k:int|None, # images wanted; None or more than n: all
            seed:int=0) -> torch.Tensor: # sorted positions
@@ -250,15 +255,11 @@ def choose(n:int, # images there are
 
 def stored_maps(array): # (N,H,W) or (N,C,H,W), from `open_maps`
     "Maps that are there already, for `response_batches`"
-    return lambda images, target, labels, index: torch.as_tensor(array.oindex[np.asarray(index)])
+    return lambda batch: torch.as_tensor(array.oindex[np.asarray(batch.index)])
 
 def computed_maps(model, ds, method:Method, kwargs:dict, target:str='predicted', precision=torch.float32, seed:int=0):
     "Maps computed when they are needed, as `dump` computes them, for `response_batches`"
-    def maps(images, predicted, labels, index):
-        relevance = None if ds.relevance is None else ds.relevance[index]
-        with autocast(images.device, precision):
-            return attribute_batch(model, images, predicted if target == 'predicted' else labels, method, kwargs, seed, index, ds.mean, ds.std, relevance)
-    return maps
+    return lambda batch: batch_maps(model, ds, batch, method, kwargs, target, precision, seed)
 
 # %% ../nbs/10_perturbation.ipynb #58bec0e3
 class ResponseFile:

@@ -294,8 +294,11 @@ def perturb(run:Run) -> dict: # method name -> list of `ResponseFile`
                                '\n  '.join(f'{k}: {e}' for k, e in failed.items()))
     return done
 
-# %% ../nbs/16_run.ipynb #dfb1ad8d
-def _last(dotted): return dotted.rpartition('.')[2]
+# %% ../nbs/16_run.ipynb #777e0abc
+def _model_name(dotted):
+    "The last part of a dotted path, with the class before a method"
+    *above, last = dotted.split('.')
+    return f'{above[-1]}.{last}' if above and above[-1][0].isupper() else last
 
 def _retrained(run) -> tuple: # (results, summary)
     "The cells that are there"
@@ -303,7 +306,7 @@ def _retrained(run) -> tuple: # (results, summary)
     found = g.results()
     if not any(r['percentile'] for r in found): raise StoreError(f"{run.folder/'retrain'}: no finished cells of this configuration; run `roar-nb retrain` first")
     if len(found) < len(g.cells): say(f'report: {len(found)} of {len(g.cells)} cells are there; the others are missing from the tables')
-    results = tidy(found, run.cfg.data.dataset, _last(run.cfg.retrain_cls.model.arch))
+    results = tidy(found, run.cfg.data.dataset, _model_name(run.cfg.retrain_cls.model.arch))
     return results, summarise(results)
 
 def _perturbed(run) -> tuple: # (results, summary, comparisons)
@@ -314,7 +317,7 @@ def _perturbed(run) -> tuple: # (results, summary, comparisons)
         curves += [Curve(m.name, metric, order, imp, tuple(at), v, unit) for f in files if f.done == f.n for metric, order, imp, at, v, unit in measures(f.responses)]
         if missing := [f.protocol.name for f in files if f.done < f.n]: say(f"report: {m.name}: not complete, and missing from the tables: {', '.join(missing)}")
     if not curves: raise StoreError(f"{run.folder/'perturb'}: no finished responses of this configuration; run `roar-nb perturb` first")
-    names = run.cfg.data.dataset, _last(p.cfg.model.arch)
+    names = run.cfg.data.dataset, _model_name(p.cfg.model.arch)
     return tidy_images(curves, *names, run.cfg.seed), summarise_images(curves, *names), compare_images(curves)
 
 def report(run:Run) -> pd.DataFrame: # the summary

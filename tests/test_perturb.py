@@ -12,7 +12,7 @@ from test_cli import QUICK, ROOT, TINY, roar_nb
 
 SECTION = ("pixel_perturbation_analysis={test_samples: 60, protocols: [lerf_morf, road, region_perturbation, insertion_deletion], "
            "percentiles: [10, 25], road: {percentiles: [25]}, region_perturbation: {region_size: 8, steps: 4, repetitions: 1}, insertion_deletion: {steps: 4}}")
-SETS = [*QUICK, "--set", "retrain_cls=~", "--set", SECTION]
+SETS = [*QUICK, "--set", "precision=fp32", "--set", "retrain_cls=~", "--set", SECTION]
 METRICS = {"deviation", "probability", "accuracy", "road", "road_probability", "aopc", "abpc", "deletion", "insertion", "deletion_auc", "insertion_auc"}
 
 
@@ -86,6 +86,7 @@ def test_killed_and_continued(trained, perturbed, tmp_path):
 @pytest.mark.parametrize("change, told", [
     ("protocols=[raod]", "did you mean 'road'"), ("imputation=blurr", "did you mean 'blur'"),
     ("region_perturbation.imputation=nosuch.module.fn", "region_perturbation.imputation"),
+    ("imputation=[zero, mask_only]", "lerf_morf: imputation 'mask_only' is a control"),
 ])
 def test_mistakes_are_told_before_the_work(trained, change, told):
     assert told in step("perturb", trained, "--set", f"pixel_perturbation_analysis.{change}", expect=2)
