@@ -11,8 +11,8 @@ __all__ = ['RoarError', 'ConfigError', 'DataError', 'ModelError', 'AttributionEr
            'atomic_path', 'write_text', 'write_json', 'read_json', 'versions', 'device_name', 'progress', 'say',
            'duration']
 
-# %% ../nbs/00_core.ipynb #7a498a88
-import contextlib, difflib, hashlib, importlib, inspect, json, os, platform, sys, tempfile
+# %% ../nbs/00_core.ipynb #cb6300f4
+import contextlib, difflib, hashlib, importlib, inspect, json, math, os, platform, sys, tempfile
 from importlib import metadata
 from pathlib import Path
 
@@ -61,29 +61,35 @@ def generator(seed:int, *words, device='cpu') -> torch.Generator:
     "A torch generator seeded by `derive_seed`"
     return torch.Generator(device=device).manual_seed(derive_seed(seed, *words))
 
-# %% ../nbs/00_core.ipynb #2488419e
-def _mix(x:torch.Tensor) -> torch.Tensor: # int64 in [0, 2**32)
-    "MurmurHash3's 32-bit finaliser"
-    for shift, factor in ((16, 0x85ebca6b), (13, 0xc2b2ae35)):
-        x = ((x ^ (x >> shift))*factor) & 0xffffffff
-    return x ^ (x >> 16)
+# %% ../nbs/00_core.ipynb #ddcf6ae9
+def _int32(x:torch.Tensor) -> torch.Tensor:
+    "The lower 32 bits"
+    return ((x + 2**31 & 0xffffffff) - 2**31).to(torch.int32)
+
+def _mix(x:torch.Tensor) -> torch.Tensor: # int32
+    "MurmurHash3's 32-bit finaliser; products keep their lower 32 bits"
+    for shift, factor in ((16, 0x85ebca6b - 2**32), (13, 0xc2b2ae35 - 2**32)):
+        x = (x >> shift).bitwise_and_(2**(32 - shift) - 1).bitwise_xor_(x).mul_(factor)
+    return (x >> 16).bitwise_and_(0xffff).bitwise_xor_(x)
 
 def hashed_bits(seed:int,
                 index:torch.Tensor, # (N,) positions of the images in their dataset
                 n:int, # numbers for each image
-               ) -> torch.Tensor: # (N,n) int64, uniform in [0, 2**31)
+               ) -> torch.Tensor: # (N,n) int32, uniform in [0, 2**31)
     "Random numbers that depend on seed, image and position alone"
     salt = torch.tensor((seed*2 + 1) & 0xffffffff, device=index.device)
-    image = _mix(_mix(index.long() & 0xffffffff) ^ _mix(salt))
-    return _mix(_mix(torch.arange(n, device=index.device))[None] ^ image[:, None]) >> 1
+    image = _mix(_mix(_int32(index.long())) ^ _mix(_int32(salt)))
+    mixed = _mix(_mix(torch.arange(n, device=index.device, dtype=torch.int32))[None] ^ image[:, None])
+    return (mixed >> 1).bitwise_and_(2**31 - 1)
 
 def hashed_uniform(seed:int, index:torch.Tensor, n:int) -> torch.Tensor: # (N,n) float32 in (0,1)
     "Uniform random numbers from `hashed_bits`"
-    return hashed_bits(seed, index, n).add(.5).div(2**31).float().clamp(1e-7, 1 - 1e-7)
+    return hashed_bits(seed, index, n).float().mul_(2**-31).clamp_(1e-7, 1 - 1e-7)
 
 def hashed_normal(seed:int, index:torch.Tensor, n:int) -> torch.Tensor: # (N,n) float32 ~ N(0,1)
     "Normal random numbers from `hashed_bits`"
-    return torch.special.ndtri(hashed_uniform(seed, index, n))
+    centred = (hashed_bits(seed, index, n) - 2**30).float().mul_(2**-30)
+    return centred.clamp_(-1 + 1e-7, 1 - 1e-7).erfinv_().mul_(math.sqrt(2))
 
 # %% ../nbs/00_core.ipynb #4578959a
 @contextlib.contextmanager

@@ -60,8 +60,8 @@ def blur(images, mask, mean, std, seed, index):
     side = min(11, 2*min(images.shape[-2:]) - 1)    # the image is mirrored at its edges, at most once
     return torch.where(_wide(mask), gaussian_blur(images.float(), [side, side], [5., 5.]).to(images.dtype), images)
 
-# %% ../nbs/07_imputation.ipynb #c30e601e
-CHUNK, SMALL, EASY = 2**17, 25, .8   # pixels at a time on a CPU; pixels solved directly; share of removed neighbours that needs no coarser system
+# %% ../nbs/07_imputation.ipynb #f8c18119
+CHUNK, SMALL, EASY = 2**18, 25, .8   # pixels at a time on a CPU; pixels solved directly; share of removed neighbours that needs no coarser system
 
 def _rim(x): return F.pad(x, (1, 1, 1, 1))
 def _core(x): return x[..., 1:-1, 1:-1]
