@@ -1,6 +1,6 @@
 """Make the figures stored in notebooks small: PNG outputs get a palette of 255 colours.
 
-    python tools/small_outputs.py nbs/12_report.ipynb …      (default: all notebooks)
+    python tools/small_outputs.py nbs/13_report.ipynb …      (default: all notebooks)
 """
 import base64
 import io
