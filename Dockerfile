@@ -1,10 +1,10 @@
 # syntax=docker/dockerfile:1
 # docker build -t roar_nb .
 # docker run --rm --gpus all -v "$PWD:/workspace" roar_nb run --config configs/cifar10_resnet8.yml
-# With Jupyter: docker build --build-arg EXTRAS=tensorboard,timm,jupyter -t roar_nb .
+# With Jupyter: docker build --build-arg EXTRAS=tensorboard,timm,superpixels,jupyter -t roar_nb .
 FROM python:3.12-slim
 
-ARG EXTRAS=tensorboard,timm
+ARG EXTRAS=tensorboard,timm,superpixels
 ENV PYTHONUNBUFFERED=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     MPLBACKEND=Agg

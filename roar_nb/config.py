@@ -179,7 +179,7 @@ class TrainConfig(Section):
     compile: bool = _key(False, 'whether torch.compile is used')
     channels_last: bool = _key(True, 'whether channels are the innermost dimension in memory')
 
-# %% ../nbs/15_config.ipynb #9b75c152
+# %% ../nbs/15_config.ipynb #9a39b3f1
 def _free_name(name):
     if name.lower() == 'none': raise ValueError("'none' is kept for images with nothing removed")
     return name
@@ -193,6 +193,7 @@ class MethodConfig(Section):
     method: _Name = _key(..., 'a registered attribution method, or the dotted name of a function')
     kwargs: dict[str, Any] = _key({}, 'its arguments, such as layer')
     reduction: _Reduction | None = _key(None, 'how channels become one map; ~ = as the method declares')
+    abs: bool | None = _key(None, 'whether the signs of the map are dropped; ~ = as the method declares')
     batched: bool | None = _key(None, 'whether it takes several images at once; ~ = as the method declares')
 
     @field_validator('kwargs')
@@ -203,11 +204,11 @@ class MethodConfig(Section):
         if 'layer' in kwargs: raise ValueError("'saliency_layer' is the older word for 'layer': give one of them")
         return {('layer' if k == 'saliency_layer' else k): v for k, v in kwargs.items()}
 
-# %% ../nbs/15_config.ipynb #ef83ad37
+# %% ../nbs/15_config.ipynb #ce567ea3
 class ExtractConfig(Section):
     "Making and storing attribution maps"
     model: ModelConfig = _key(..., 'the network that is explained; default: that of train_cls, trained')
-    attribution_methods: Annotated[list[MethodConfig], _Unique] = _key(..., 'methods, each with a name of its own', min_length=1)
+    attribution_methods: Annotated[list[MethodConfig], _Unique] = _key(..., 'methods, each with a name of its own; a name alone stands for the method of that name', min_length=1)
     target: Literal['predicted', 'label'] = _key('predicted', 'the class that is explained')
     batch_size: int = _key(128, 'images at once, > 0', gt=0)
     dtype: Literal['float32', 'float16'] = _key('float32', 'precision of the stored maps')
@@ -373,12 +374,17 @@ def _inherit(section, train, keys):
         if left_out: section[key] = _tree(train[key])
         elif isinstance(own, dict) and not {'name', 'arch'} & own.keys(): section[key] = _overlay(train[key], own)
 
-# %% ../nbs/15_config.ipynb #46912882
+# %% ../nbs/15_config.ipynb #91d11330
 def _entries(section):
     "The attribution methods of `section` that are mappings with a name, by name"
     methods = section.get('attribution_methods')
     if not isinstance(methods, list): return {}
     return {m['name']: m for m in methods if isinstance(m, dict) and isinstance(m.get('name'), str)}
+
+def _spell_out(section):
+    "A method given by its name alone becomes an entry"
+    methods = section.get('attribution_methods')
+    if isinstance(methods, list): section['attribution_methods'] = [dict(name=m.rpartition('.')[2], method=m) if isinstance(m, str) else m for m in methods]
 
 def _fill_in_perturbation(perturb, extract, train):
     "What `pixel_perturbation_analysis` takes from `extract_cams` and `train_cls`"
@@ -387,11 +393,13 @@ def _fill_in_perturbation(perturb, extract, train):
     if train and model.get('arch') == _mapping(train, 'model').get('arch'): model['pretrained_weights'] = model.get('pretrained_weights') or TRAINED
     known, methods = _entries(extract), perturb.get('attribution_methods')
     if isinstance(methods, list): perturb['attribution_methods'] = [known.get(m, m) if isinstance(m, str) else m for m in methods]
+    if not extract: _spell_out(perturb)
 
 def _fill_in(doc):
     "Write out in `doc` what its steps take from each other"
     train, extract, retrain = (_mapping(doc, step) for step in ('train_cls', 'extract_cams', 'retrain_cls'))
     weights = _mapping(extract, 'model').get('pretrained_weights')
+    _spell_out(extract)
     _inherit(extract, train, ['model'])
     _inherit(retrain, train, TrainConfig.model_fields)
     if train: _mapping(extract, 'model')['pretrained_weights'] = weights or TRAINED

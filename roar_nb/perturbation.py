@@ -7,9 +7,9 @@ Docs: https://roar-nb.github.io/roar_nb/perturbation.html.md"""
 # %% auto #0
 __all__ = ['TEN_PERCENT', 'EVERY_TENTH', 'PROTOCOLS', 'ARRAYS', 'Protocol', 'softmax_of', 'respond', 'deviation', 'region_ranks',
            'ranks_of', 'Responses', 'response_batches', 'responses', 'lerf_morf', 'aopc', 'abpc', 'auc', 'measures',
-           'choose', 'stored_maps', 'computed_maps', 'ResponseFile', 'perturb']
+           'choose', 'stored_maps', 'ResponseFile', 'perturb']
 
-# %% ../nbs/11_perturbation.ipynb #76fbfb10
+# %% ../nbs/11_perturbation.ipynb #4330167f
 import json, math, time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,8 +21,7 @@ import torch
 from .core import ConfigError, DataError, atomic_path, autocast, derive_seed, fingerprint, generator, nearest, progress, versions
 from .data import ResidentSet
 from .models import memory_format
-from .attribution import Method, frozen
-from .store import batch_maps
+from .attribution import frozen
 from .imputation import get_imputation
 from .removal import rank, removal_mask
 
@@ -245,7 +244,7 @@ def measures(r:Responses) -> list: # of (metric, order, imputation, percentiles,
         out.append(('abpc', 'both', imputation, p, abpc(r.curve('probability', 'morf'), r.curve('probability', 'lerf')), 'fraction'))
     return out
 
-# %% ../nbs/11_perturbation.ipynb #18e1e4f9
+# %% ../nbs/11_perturbation.ipynb #2f914749
 def choose(n:int, # images there are
            k:int|None, # images wanted; None or more than n: all
            seed:int=0) -> torch.Tensor: # sorted positions
@@ -256,10 +255,6 @@ def choose(n:int, # images there are
 def stored_maps(array): # (N,H,W) or (N,C,H,W), from `open_maps`
     "Maps that are there already, for `response_batches`"
     return lambda batch: torch.as_tensor(array.oindex[np.asarray(batch.index)])
-
-def computed_maps(model, ds, method:Method, kwargs:dict, target:str='predicted', precision=torch.float32, seed:int=0):
-    "Maps computed when they are needed, as `dump` computes them, for `response_batches`"
-    return lambda batch: batch_maps(model, ds, batch, method, kwargs, target, precision, seed)
 
 # %% ../nbs/11_perturbation.ipynb #58bec0e3
 class ResponseFile:
@@ -288,11 +283,11 @@ class ResponseFile:
         with atomic_path(self.path) as tmp, open(tmp, 'wb') as f: np.savez(f, about=about, **dict(zip(ARRAYS, map(np.concatenate, zip(*self.parts)))))
         self.saved = time.monotonic()
 
-# %% ../nbs/11_perturbation.ipynb #a9d92c71
+# %% ../nbs/11_perturbation.ipynb #a3a03d6a
 def perturb(model, # returns logits (B,classes)
             ds, # the test images
             index:torch.Tensor, # (N,) positions of the images used
-            maps_of, # see `stored_maps`, `computed_maps`
+            maps_of, # `stored_maps`, or `MapsOf` to compute them on the way
             files:list, # of `ResponseFile`, one for each protocol
             imputations:dict=None, # name -> `Imputation`
             batch_size:int=64, # images at a time

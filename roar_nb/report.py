@@ -6,7 +6,7 @@ Docs: https://roar-nb.github.io/roar_nb/report.html.md"""
 
 # %% auto #0
 __all__ = ['STYLES', 'SPECIAL', 'LABELS', 'ORDER', 'ACCURACIES', 'MAIN', 'method_styles', 'plot_curves', 'plot_numbers',
-           'plot_control', 'plot_metric', 'write_csv', 'write_report', 'overview', 'as_text']
+           'plot_control', 'plot_metric', 'show_maps', 'write_csv', 'write_report', 'overview', 'as_text']
 
 # %% ../nbs/13_report.ipynb #c7c31ac9
 from pathlib import Path
@@ -18,10 +18,10 @@ from matplotlib.lines import Line2D
 from .core import atomic_path, write_text
 from .results import CONTROL, better, pivot
 
-# %% ../nbs/13_report.ipynb #95b61047
-STYLES = [dict(color=c, marker=m, ls=ls) for c, m, ls in zip(
-    ['#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#7F3C8D', '#A5AA34', '#994F00', '#444444'],
-    'osD^vPX<>h', ['-', '-', '-', '-', '-', (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1))])]
+# %% ../nbs/13_report.ipynb #3611cc88
+_COLOURS = ['#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#7F3C8D', '#A5AA34', '#994F00', '#444444']
+_LINES = ['-', '-', '-', '-', '-', (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1))]
+STYLES = [dict(color=c, marker=m, ls=ls) for markers in ('osD^vPX<>h', '<Xv^hos>PD', 'Ph>oD<^svX') for c, m, ls in zip(_COLOURS, markers, _LINES)]   # 30 that differ
 SPECIAL = dict(random=dict(color='0.45', marker='.', ls='--'), oracle=dict(color='k', marker='*', ls='-', lw=2.2, ms=10))
 LABELS = dict( # metric -> (title, axis)
     roar=('ROAR: most relevant pixels removed', 'test accuracy after retraining'),
@@ -125,6 +125,31 @@ def plot_metric(summary:pd.DataFrame, # from `summarise`, `summarise_images`
         ax.text(0, 1.02, f'{part.dataset.iloc[0]}, {part.model.iloc[0]}, imputation {imputation}; {_intervals(part)}', transform=ax.transAxes, fontsize=8, color='0.35')
     if len(control) < len(summary[summary.metric == metric]) and len(control): plot_control(fig, control, styles)
     return fig
+
+# %% ../nbs/13_report.ipynb #06a08b9b
+def show_maps(images, # (N,C,H,W) in [0,1]
+              maps:dict, # name -> (N,H,W)
+              titles=None, # of the images
+              columns:int=9, # methods side by side
+              dpi:int=64) -> Figure:
+    "A row for each image, a column for each method; further methods below"
+    names, n = list(maps), len(images)
+    blocks = [names[i:i + columns] for i in range(0, len(names), columns)]
+    fig = Figure(figsize=(1.1*(min(columns, len(names)) + 1), 1.1*n*len(blocks) + .5*len(blocks)), layout='constrained', dpi=dpi)
+    axes = fig.subplots(n*len(blocks), min(columns, len(names)) + 1, squeeze=False)
+    for ax in axes.flat: ax.axis('off')
+    for b, block in enumerate(blocks):
+        for i, (first, *row) in enumerate(axes[b*n:b*n + n]):
+            first.imshow(images[i].permute(1, 2, 0).clamp(0, 1).squeeze(-1), cmap='gray')
+            if titles: first.set_title(titles[i], fontsize=8)
+            for ax, name in zip(row, block):
+                _show_map(ax, maps[name][i], bool((maps[name] < 0).any()))
+                if i == 0: ax.set_title(name.replace('_', '\n'), fontsize=8)
+    return fig
+
+def _show_map(ax, m, signed):
+    top = float(m.float().abs().flatten().quantile(.995)) or 1
+    ax.imshow(m.float(), cmap='RdBu_r' if signed else 'magma', vmin=-top if signed else float(m.min()), vmax=top)
 
 # %% ../nbs/13_report.ipynb #f7744517
 def write_csv(table:pd.DataFrame, path):

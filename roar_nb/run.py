@@ -8,7 +8,7 @@ Docs: https://roar-nb.github.io/roar_nb/run.html.md"""
 __all__ = ['SECTIONS', 'STEPS', 'recipe_of', 'splits_of', 'Run', 'check', 'train', 'stores_of', 'attribute', 'grid_of', 'retrain',
            'protocols_of', 'Perturbation', 'perturb', 'report', 'run_all']
 
-# %% ../nbs/17_run.ipynb #730fa056
+# %% ../nbs/17_run.ipynb #d8856cdf
 import inspect, time
 from datetime import datetime, timezone
 from functools import cached_property
@@ -24,10 +24,10 @@ from .data import Splits, as_imagenet, is_imagenet, load_data
 from .models import build_model, get_layer, load_weights, memory_format, num_outputs, read_weights, save_weights
 from .training import Recipe, check_recipe, evaluate, fit, log_to
 from .attribution import get_method
-from .store import dump, open_maps, store_spec
+from .store import MapsOf, dump, open_maps, store_spec
 from .imputation import get_imputation
 from .retraining import Grid, grid
-from .perturbation import Protocol, ResponseFile, choose, computed_maps, measures, perturb as perturb_images, stored_maps
+from .perturbation import Protocol, ResponseFile, choose, measures, perturb as perturb_images, stored_maps
 from .results import Curve, compare_images, summarise, summarise_images, tidy, tidy_images
 from .report import as_text, write_report
 from .config import TRAINED, Config, config_to_yaml
@@ -118,15 +118,16 @@ def _end(run:Run, step:str, start:float, **facts):
                 device=device_name(run.device), versions=versions(), **facts)
     write_json(path, dict(old, seed=run.cfg.seed, data=data, steps={**old.get('steps', {}), step: done}))
 
-# %% ../nbs/17_run.ipynb #860d6362
+# %% ../nbs/17_run.ipynb #2df8a349
 def _check_method(entry, what, model):
     "Does the method exist, take these arguments, and find its layer?"
-    method = get_method(entry.method, entry.reduction, entry.batched, f'{what}.method')
+    method = get_method(entry.method, entry.reduction, entry.batched, entry.abs, f'{what}.method')
     known = inspect.signature(method.fn).parameters
     free = any(p.kind == p.VAR_KEYWORD for p in known.values())
     for k in entry.kwargs:
         if not free and k not in list(known)[3:]: raise ConfigError(f"{what}.kwargs.{k}: {entry.method} has no such argument{nearest(k, list(known)[3:])}")
     if isinstance(layer := entry.kwargs.get('layer'), str): get_layer(model, layer, f'{what}.kwargs.layer')
+    if isinstance(base := entry.kwargs.get('base'), str): get_method(base, what=f'{what}.kwargs.base')
     return method
 
 def check(run:Run):
@@ -247,7 +248,7 @@ def protocols_of(run:Run) -> tuple: # (list of `Protocol`, name -> `Imputation`)
             (('morf', name(g.deletion, 'insertion_deletion.deletion')), ('lerf', name(g.insertion, 'insertion_deletion.insertion'))))])
     return [p.for_size(size) for k in cfg.protocols for p in make[k]()], known
 
-# %% ../nbs/17_run.ipynb #92bfcd75
+# %% ../nbs/17_run.ipynb #3acfaf1f
 class Perturbation:
     "What `perturb` and `report` need to know: the model, the images, the protocols, and each method's maps and files"
     def __init__(self, run:Run):
@@ -266,7 +267,7 @@ class Perturbation:
         try: array = open_maps(self.run.folder/'attributions'/entry.name/'test.zarr')
         except StoreError: array = None
         if array is not None and {**array.attrs['spec'], 'dtype': 'float32'} == spec: return stored_maps(array), array.attrs['spec']
-        return computed_maps(self.model, self.ds, method, entry.kwargs, self.cfg.target, self.map_precision, self.map_seed), spec
+        return MapsOf(self.model, self.ds, method, entry.kwargs, self.cfg.target, self.map_precision, self.map_seed, self.cfg.batch_size), spec
 
     def files(self, entry, maps_spec) -> list: # of `ResponseFile`, one for each protocol
         "Where the responses for one method are"

@@ -8,7 +8,7 @@ import pytest
 from repo import LIB, NOTEBOOKS, REFERENCE, ROOT, code_cells, is_exported, module_of, name, setting_lines, settings
 
 NUMBER = {module_of(p): int(p.name[:2]) for p in REFERENCE}
-DIST = {"yaml": "pyyaml", "PIL": "pillow", "sklearn": "scikit-learn"}
+DIST = {"yaml": "pyyaml", "PIL": "pillow", "sklearn": "scikit-learn", "skimage": "scikit-image"}
 MAGIC = re.compile(r"^\s*[%!].*$", re.M)
 
 
