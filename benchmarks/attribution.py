@@ -27,7 +27,7 @@ from scipy.stats import spearmanr
 
 from roar_nb.attribution import attribute, catalogue, frozen, predict
 from roar_nb.core import device_name, pick_device, pick_precision
-from roar_nb.data import ResidentSet, shapes
+from roar_nb.data import ImageSet, shapes
 from roar_nb.methods import last_conv_layer
 from roar_nb.models import build_model, get_layer, memory_format
 from roar_nb.store import dump
@@ -124,7 +124,8 @@ def compare(name, model, images, labels, args, device, bf16):
 def with_store(model, images, labels, args, device):
     "Grad-CAM into a store, beside captum's without writing"
     layout = memory_format(model, device)
-    x, ds = images.contiguous(memory_format=layout), ResidentSet(images.cpu(), labels.cpu().tolist(), device)
+    pixels = torch.randint(256, images.shape, generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    x, ds = images.contiguous(memory_format=layout), ImageSet(pixels, labels.cpu(), range(1000), [0.5] * 3, [0.25] * 3, "random")
     model.to(memory_format=layout)
     ratios = []
     for _ in range(args.rounds + 1):

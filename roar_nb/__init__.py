@@ -1,4 +1,8 @@
-"""Evaluate attribution methods by removing what they call relevant and retraining (ROAR and KAR)"""
+"""Evaluate attribution methods by removing what they call relevant: ROAR, KAR, LeRF/MoRF, ROAD and more
+
+Modules:
+
+- `roar_nb.configs.own_method`: A template of your own attribution method."""
 
 from importlib.metadata import PackageNotFoundError, version
 

@@ -47,7 +47,7 @@ def metadata(wheel):
 
 def package_files():
     "What the wheel must hold of roar_nb/"
-    patterns = ("*.py", "py.typed", "configs/*.yml", "assets/*")
+    patterns = ("*.py", "py.typed", "configs/*", "assets/*")
     return {p.relative_to(ROOT).as_posix() for pattern in patterns for p in LIB.glob(pattern) if p.is_file()}
 
 
