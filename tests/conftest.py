@@ -1,7 +1,6 @@
 "Options and environment of the whole test run."
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", str(min(4, os.cpu_count() or 1)))
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import pytest
@@ -11,6 +10,12 @@ FLAGS = ("slow", "cuda", "network")
 
 def pytest_addoption(parser):
     parser.addoption("--flags", default="", help=f"run what is skipped otherwise, of {' '.join(FLAGS)} (notebook cells too)")
+
+
+def pytest_configure(config):
+    "The cores, shared out among the workers, which inherit the environment"
+    workers = getattr(config.option, "numprocesses", None) or 1
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, min(4, (os.cpu_count() or 1) // workers))))
 
 
 def pytest_collection_modifyitems(config, items):
