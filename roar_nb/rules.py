@@ -135,7 +135,7 @@ def _pool_slopes(x, y, at, x0, y0, at0):
     slope = lambda change, place: torch.where((there := _picked(d, place)).abs() > least, change/torch.where(there.abs() > least, there, 1), 0)
     return with_slope(y, (slope(top - y0, at), _picked(x, at)), (slope(y - top, at0), _picked(x, at0)))
 
-# %% ../nbs/06_rules.ipynb #51a8e3f0
+# %% ../nbs/06_rules.ipynb #c20295a9
 class _Chords:
     "Rules that first remember the baseline's values, then use them"
     def __init__(self, model, name):
@@ -158,6 +158,7 @@ class _Chords:
             y = _pool_slopes(x, y, at, x0, y0, at0)
         return y
 
+# %% ../nbs/06_rules.ipynb #5c9da181
 def _deeplift(model, images, labels, baseline, name):
     "Values for one baseline, (1,C,H,W) or (B,C,H,W)"
     chords, x = _Chords(model, name), images.detach().clone().requires_grad_()
@@ -174,6 +175,7 @@ def _must_add_up(values, scores, before, model, name):
         raise AttributionError(f"{name}: {type(model).__name__} calls a nonlinear function that has no rule: the values do not add up to the change of the logit; "
                                f"use a method that needs gradients alone, such as integrated_gradients")
 
+# %% ../nbs/06_rules.ipynb #d029552c
 @register('sum', passes='1', needs='no products of activations', paper='Shrikumar, Greenside & Kundaje 2017')
 def deeplift(model, images, labels,
              baseline='mean', # a key of BASELINES

@@ -19,9 +19,11 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    "Skip what carries a marker that `--flags` does not name"
+    "Skip what carries a marker that `--flags` does not name; a file's tests share a worker and its fixtures, but for the notebooks"
     skipped = set(FLAGS) - set(config.getoption("--flags").split())
     for item in items:
+        if item.path.stem != "test_notebooks":
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
         for flag in sorted(skipped & set(item.keywords)):
             item.add_marker(pytest.mark.skip(reason=f"needs --flags {flag}"))
 
