@@ -1,6 +1,6 @@
 """How fast, and how exact, is ROAD's noisy linear imputation?
 
-    python benchmarks/imputation.py [--images 64 8] [--sizes 32 224] [--rounds 3] [--threads 2] [--device cpu]
+    python benchmarks/imputation.py [--images 64 8] [--sizes 32 224] [--rounds 9] [--threads 2] [--device cpu]
 
 Ours is `noisy_linear`, a whole batch at once; theirs is the NoisyLinearImputer of grad-cam (`pip install grad-cam`), image by
 image, on the same images. The two take turns; times are medians of the rounds, the ratio is the median of the ratios of each
@@ -80,7 +80,7 @@ def main():
     parser.add_argument("--images", type=int, nargs="+", default=[256, 16], help="of each size")
     parser.add_argument("--theirs", type=int, nargs="+", default=[16, 2], help="images of each size that grad-cam fills")
     parser.add_argument("--removed", type=float, nargs="+", default=[10, 50, 90])
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()

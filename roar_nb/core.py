@@ -61,7 +61,7 @@ def generator(seed:int, *words, device='cpu') -> torch.Generator:
     "A torch generator seeded by `derive_seed`"
     return torch.Generator(device=device).manual_seed(derive_seed(seed, *words))
 
-# %% ../nbs/00_core.ipynb #ddcf6ae9
+# %% ../nbs/00_core.ipynb #62afea9a
 def _int32(x:torch.Tensor) -> torch.Tensor:
     "The lower 32 bits"
     return ((x + 2**31 & 0xffffffff) - 2**31).to(torch.int32)
@@ -74,19 +74,19 @@ def _mix(x:torch.Tensor) -> torch.Tensor: # int32
 
 def hashed_bits(seed:int,
                 index:torch.Tensor, # (N,) positions of the images in their dataset
-                n:int, # numbers for each image
+                n, # numbers for each image, or their positions (N,n), which are otherwise 0…n-1
                ) -> torch.Tensor: # (N,n) int32, uniform in [0, 2**31)
     "Random numbers that depend on seed, image and position alone"
     salt = torch.tensor((seed*2 + 1) & 0xffffffff, device=index.device)
     image = _mix(_mix(_int32(index.long())) ^ _mix(_int32(salt)))
-    mixed = _mix(_mix(torch.arange(n, device=index.device, dtype=torch.int32))[None] ^ image[:, None])
-    return (mixed >> 1).bitwise_and_(2**31 - 1)
+    at = n.to(torch.int32) if torch.is_tensor(n) else torch.arange(n, device=index.device, dtype=torch.int32)[None]
+    return (_mix(_mix(at) ^ image[:, None]) >> 1).bitwise_and_(2**31 - 1)
 
-def hashed_uniform(seed:int, index:torch.Tensor, n:int) -> torch.Tensor: # (N,n) float32 in (0,1)
+def hashed_uniform(seed:int, index:torch.Tensor, n) -> torch.Tensor: # (N,n) float32 in (0,1)
     "Uniform random numbers from `hashed_bits`"
     return hashed_bits(seed, index, n).float().mul_(2**-31).clamp_(1e-7, 1 - 1e-7)
 
-def hashed_normal(seed:int, index:torch.Tensor, n:int) -> torch.Tensor: # (N,n) float32 ~ N(0,1)
+def hashed_normal(seed:int, index:torch.Tensor, n) -> torch.Tensor: # (N,n) float32 ~ N(0,1)
     "Normal random numbers from `hashed_bits`"
     centred = (hashed_bits(seed, index, n) - 2**30).float().mul_(2**-30)
     return centred.clamp_(-1 + 1e-7, 1 - 1e-7).erfinv_().mul_(math.sqrt(2))
