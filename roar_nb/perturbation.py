@@ -9,7 +9,7 @@ __all__ = ['TEN_PERCENT', 'EVERY_TENTH', 'PROTOCOLS', 'ARRAYS', 'Protocol', 'sof
            'ranks_of', 'Responses', 'response_batches', 'responses', 'lerf_morf', 'aopc', 'abpc', 'auc', 'measures',
            'choose', 'stored_maps', 'ResponseFile', 'perturb']
 
-# %% ../nbs/11_perturbation.ipynb #4330167f
+# %% ../nbs/11_perturbation.ipynb #4a004aab
 import json, math, time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
 
 from .core import ConfigError, DataError, atomic_path, autocast, derive_seed, fingerprint, generator, nearest, progress, versions
 from .data import ResidentSet
@@ -59,15 +61,25 @@ PROTOCOLS = {p.name: p for p in (
     Protocol('region_perturbation', (), (('morf', _NOISE), ('lerf', _NOISE)), region_size=9, repetitions=10, steps=100),
     Protocol('insertion_deletion', tuple(range(0, 101, 2)), (('morf', 'channel_mean'), ('lerf', 'blur'))))}
 
-# %% ../nbs/11_perturbation.ipynb #e970d53d
+# %% ../nbs/11_perturbation.ipynb #b51086d6
+class _ExactHead(TorchFunctionMode):
+    "The last linear layer in float32, whatever the rest is computed in"
+    def __init__(self, model):
+        super().__init__()
+        self.weight = next((m.weight for m in reversed(list(model.modules())) if isinstance(m, torch.nn.Linear)), None)
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is not F.linear or args[1] is not self.weight: return func(*args, **(kwargs or {}))
+        with torch.autocast(args[0].device.type, enabled=False): return func(args[0].to(self.weight.dtype), *args[1:], **(kwargs or {}))
+
 def softmax_of(model, images, target, dtype=torch.float32): # (B,) float32 probability of `target`, (B,) predicted class
     "What a model says"
-    with autocast(images.device, dtype): logits = model(images)
+    with autocast(images.device, dtype), _ExactHead(model): logits = model(images)
     p = logits.float().softmax(1)
     predicted = p.argmax(1)
     target = predicted if target is None else target
     return p.gather(1, target[:, None])[:, 0], predicted
 
+# %% ../nbs/11_perturbation.ipynb #39d34eaa
 class _Filler:
     "Removes pixels from one batch; what does not depend on the mask is made once"
     def __init__(self, images, mean, std, index): self.images, self.context, self.index, self.ready = images, (mean, std), index, {}
