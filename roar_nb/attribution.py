@@ -6,11 +6,11 @@ Docs: https://roar-nb.github.io/roar_nb/attribution.html.md"""
 
 # %% auto #0
 __all__ = ['REDUCTIONS', 'METHODS', 'ASKED', 'reduce_channels', 'Method', 'register', 'catalogue', 'method_table', 'get_method',
-           'Context', 'frozen', 'call_method', 'predict', 'attribute_batch', 'Rows', 'attribute_fitting', 'attribute',
-           'gradient', 'random_map', 'sobel', 'centre', 'oracle']
+           'Context', 'frozen', 'check_number', 'call_method', 'predict', 'attribute_batch', 'Rows',
+           'attribute_fitting', 'attribute', 'gradient', 'random_map', 'sobel', 'centre', 'oracle']
 
-# %% ../nbs/04_attribution.ipynb #38037c44
-import contextlib, importlib, inspect
+# %% ../nbs/04_attribution.ipynb #aeae49b5
+import contextlib, importlib, inspect, math, numbers
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -58,7 +58,7 @@ def register(reduction='sum', name=None, passes='', needs='', paper=''):
         return fn
     return add
 
-# %% ../nbs/04_attribution.ipynb #aad061a2
+# %% ../nbs/04_attribution.ipynb #9153349a
 def catalogue() -> dict: # name -> `Method`
     "All registered methods"
     for room in ('methods', 'rules'): importlib.import_module(f'roar_nb.{room}')
@@ -68,15 +68,20 @@ def method_table() -> pd.DataFrame: # indexed by name; columns passes, reduction
     "What there is to compare, and what it costs"
     return pd.DataFrame([{k: getattr(m, k) for k in ('name', 'passes', 'reduction', 'needs', 'paper')} for m in catalogue().values()]).set_index('name').sort_index()
 
-def get_method(method, # a registered name, a dotted path, or a function
+def _found(fn, name):
+    "A registered function as it was registered, anyone's own in the single-image form"
+    return next((m for m in catalogue().values() if m.fn is fn), Method(name, fn, batched=False))
+
+def get_method(method, # a registered name, a dotted path, a function, or a `Method`
                reduction:str=None, # overrules the method's own
                batched:bool=None, # for one's own function: does it take batches? default no
                abs:bool=None, # overrules the method's own
                what='method', # config key, for error messages
               ) -> Method:
     "Find a method"
-    if callable(method): found = Method(f"{method.__module__}.{getattr(method, '__qualname__', type(method).__name__)}", method, batched=False)
-    elif '.' in method: found = Method(method, import_dotted(method, what), batched=False)
+    if isinstance(method, Method): found = method
+    elif callable(method): found = _found(method, f"{method.__module__}.{getattr(method, '__qualname__', type(method).__name__)}")
+    elif '.' in method: found = _found(import_dotted(method, what), method)
     elif method in METHODS or method in catalogue(): found = METHODS[method]
     else: raise ConfigError(f"{what}: unknown attribution method {method!r}{nearest(method, METHODS)}, or a dotted path to your own function")
     if not callable(found.fn): raise ConfigError(f"{what}: {method!r} is a {type(found.fn).__name__}, not a function")
@@ -116,31 +121,43 @@ def frozen(model:nn.Module):
         for m, mode in modes.items(): m.training = mode
         for p, g in grads.items(): p.requires_grad_(g)
 
-# %% ../nbs/04_attribution.ipynb #c17bd73b
-def _as_maps(out, images, method:Method) -> torch.Tensor: # (B,C,H,W)
+# %% ../nbs/04_attribution.ipynb #0134b8d4
+def check_number(name, value, low, high=math.inf, whole=True):
+    "Refuse an impossible argument of a method; `low` and `high` are allowed"
+    if not isinstance(value, numbers.Integral if whole else numbers.Real) or isinstance(value, bool) or not low <= value <= high:
+        raise ConfigError(f"kwargs.{name}: {value!r} is impossible; allowed: {'whole ' if whole else ''}numbers from {low}{'' if high == math.inf else f' to {high}'}")
+
+def _as_tensor(out, method, device=None):
+    if out is None: raise AttributionError(f"{method.name} returned None instead of a map")
+    return torch.as_tensor(out, device=device).detach()
+
+def _as_maps(out, images, method:Method) -> torch.Tensor: # (B,C,H,W) float32
     "A method's result, checked and with a channel axis"
-    out = torch.as_tensor(out, device=images.device)
-    if out.ndim == 3: out = out[:, None]
-    B, C, H, W = images.shape
-    if out.ndim != 4 or len(out) != B or out.shape[1] not in (1, C) or out.shape[2:] != (H, W):
+    out = _as_tensor(out, method, images.device)
+    maps, (B, C, H, W) = out[:, None] if out.ndim == 3 else out, images.shape
+    if maps.ndim != 4 or len(maps) != B or maps.shape[1] not in (1, C) or maps.shape[2:] != (H, W):
         raise AttributionError(f"{method.name} returned maps of shape {tuple(out.shape)} for images of shape {tuple(images.shape)}; "
                                f"expected (B,H,W), (B,1,H,W) or (B,C,H,W) of the images' size")
-    return out.detach().float()
+    return maps.float()
 
-def _one_by_one(method, model, images, labels, kwargs, context):
-    "Call a function of the single-image form for each image of a batch"
-    maps = []
-    for i in range(len(images)):
-        out = torch.as_tensor(method.fn(model, images[i:i+1], int(labels[i]), **_asked(method, kwargs, context.at([i])), **kwargs)).detach()
-        if out.ndim == 4 and len(out) == 1: out = out[0]
-        if out.ndim == 2: out = out[None]
-        maps.append(_as_maps(out[None], images[i:i+1], method).cpu())
-    return torch.cat(maps)
+def _as_map(out, image, method:Method) -> torch.Tensor: # (1,C,H,W) float32
+    "The same for one image (1,C,H,W)"
+    out, (_, C, H, W) = _as_tensor(out, method, image.device), image.shape
+    if tuple(out.shape) not in {(H, W), (1, H, W), (C, H, W), (1, 1, H, W), (1, C, H, W)}:
+        raise AttributionError(f"{method.name} returned a map of shape {tuple(out.shape)} for an image of shape {tuple(image.shape)}; "
+                               f"expected (H,W), (1,H,W) or (C,H,W) of the image's size")
+    return out.float().view(1, -1, H, W)
 
+# %% ../nbs/04_attribution.ipynb #79d00a21
 def _asked(method, kwargs, context) -> dict:
     "Of the things a method may ask for, those it has a parameter for, unless the user gives them"
-    known = [k for k in inspect.signature(method.fn).parameters if k in ASKED and k not in kwargs]
-    given = {k: context if k == 'context' else getattr(context, k) for k in known}
+    known = inspect.signature(method.fn).parameters
+    if not any(p.kind == p.VAR_KEYWORD for p in known.values()):
+        for k in kwargs:
+            if k not in known: raise ConfigError(f"kwargs.{k}: attribution method {method.name} has no such argument{nearest(k, list(known)[3:])}")
+    given = {k: context if k == 'context' else getattr(context, k) for k in known if k in ASKED and k not in kwargs}
+    for k, v in given.items():
+        if v is None and known[k].default is known[k].empty: raise AttributionError(f"{method.name} asks for {k}, which is not given here")
     return {k: v for k, v in given.items() if v is not None}
 
 def call_method(method:Method, model, # in eval mode, see `frozen`
@@ -150,14 +167,10 @@ def call_method(method:Method, model, # in eval mode, see `frozen`
                 context:Context,
                ) -> torch.Tensor: # (B,C,H,W) or (B,1,H,W) float32
     "Maps of one batch, with their channels"
-    try:
-        if not method.batched: return _one_by_one(method, model, images, labels, kwargs, context)
-        return _as_maps(method.fn(model, images, labels, **_asked(method, kwargs, context), **kwargs), images, method)
-    except TypeError as e:
-        known = list(inspect.signature(method.fn).parameters)
-        wrong = [k for k in kwargs if k not in known]
-        if not wrong: raise
-        raise ConfigError(f"kwargs.{wrong[0]}: attribution method {method.name} has no such argument{nearest(wrong[0], known[3:])}") from e
+    call = lambda x, y, c: method.fn(model, x, y, **_asked(method, kwargs, c), **kwargs)
+    with torch.enable_grad():
+        if method.batched: return _as_maps(call(images, labels, context), images, method)
+        return torch.cat([_as_map(call(x, int(y), context.at([i])), x, method).cpu() for i, (x, y) in enumerate(zip(images.split(1), labels))])
 
 # %% ../nbs/04_attribution.ipynb #b70f2629
 def predict(model, images:torch.Tensor) -> torch.Tensor: # (B,) class indices
@@ -174,8 +187,10 @@ def attribute_batch(model, images, labels, # None: the predicted classes
     if bad.any(): raise AttributionError(f"{method.name}: the map of sample {int(context.index[bad.nonzero()[0, 0]])} holds NaN or infinite values")
     return maps.abs() if method.abs else maps
 
-# %% ../nbs/04_attribution.ipynb #475d632a
-def _out_of_memory(e): return isinstance(e, torch.OutOfMemoryError) or "can't allocate memory" in str(e)
+# %% ../nbs/04_attribution.ipynb #992bb6ef
+def _out_of_memory(e):
+    "As the allocators of the devices, and the libraries on them, say it"
+    return isinstance(e, torch.OutOfMemoryError) or any(o in str(e).lower() for o in ("can't allocate memory", 'not enough memory', 'out of memory', 'alloc_failed'))
 
 class Rows:
     "How many images go through the model at once; fewer when memory runs out"
@@ -199,11 +214,19 @@ def attribute_fitting(model, images, labels, method, kwargs, context, # see `att
         return torch.cat([attribute_batch(model, images[i], None if labels is None else labels[i], method, kwargs, replace(context.at(i), rows=n)) for i in which])
     return rows.run(parts)
 
-# %% ../nbs/04_attribution.ipynb #969357e4
+# %% ../nbs/04_attribution.ipynb #b94daad9
+def _checked_labels(model, images, labels) -> torch.Tensor: # (N,) int64
+    labels, n = torch.as_tensor(labels).cpu(), len(images)
+    if tuple(labels.shape) != (n,): raise AttributionError(f"labels: expected {n} classes, one for each image, not shape {tuple(labels.shape)}")
+    device = next((p.device for p in model.parameters()), images.device)
+    with frozen(model), torch.no_grad(): classes = model(images[:1].to(device)).shape[-1]
+    if labels.min() < 0 or labels.max() >= classes: raise AttributionError(f"labels: expected classes from 0 to {classes - 1}, as the model has {classes} logits, not {labels.min()} to {labels.max()}")
+    return labels.long()
+
 def attribute(model:nn.Module, # returns logits (B,classes)
               images:torch.Tensor, # (N,C,H,W) normalised
               labels=None, # (N,) classes to explain; None: the predicted ones
-              method='gradcam', # registered name, dotted path, or function
+              method='gradcam', # registered name, dotted path, function, or `Method`
               reduction:str=None, # a key of REDUCTIONS; None: the method's own
               batched:bool=None, # does one's own function take batches?
               abs:bool=None, # absolute values of the reduced map; None: as the method declares
@@ -214,12 +237,14 @@ def attribute(model:nn.Module, # returns logits (B,classes)
               **kwargs, # the method's own arguments
              ) -> torch.Tensor: # (N,H,W) float32 on the CPU; (N,C,H,W) with reduction 'none'
     "Attribution maps: the larger, the more relevant"
+    if images.ndim != 4 or not len(images): raise AttributionError(f"images: expected (N,C,H,W) with at least one image, not shape {tuple(images.shape)}")
+    labels = None if labels is None else _checked_labels(model, images, labels)
     found, rows, maps = get_method(method, reduction, batched, abs), Rows(batch_size), []
     device = next((p.device for p in model.parameters()), images.device)
     context = Context(torch.arange(len(images)), seed, mean, std, relevance, references)
     with frozen(model), autocast(device, dtype):
         for i in torch.arange(len(images)).split(batch_size):
-            y = None if labels is None else torch.as_tensor(labels)[i].to(device)
+            y = None if labels is None else labels[i].to(device)
             maps.append(attribute_fitting(model, images[i].to(device), y, found, kwargs, context.at(i), rows).cpu())
     return torch.cat(maps)
 
@@ -229,7 +254,7 @@ def gradient(model, images, labels):
     "The gradient of the class's logit (Simonyan, Vedaldi & Zisserman 2014); one backward pass"
     return Saliency(model).attribute(images.detach().clone().requires_grad_(), target=labels, abs=False)
 
-# %% ../nbs/04_attribution.ipynb #b6df9399
+# %% ../nbs/04_attribution.ipynb #3f9ccc19
 @register(name='random', passes='0', needs='nothing', paper='control')
 def random_map(model, images, labels, index, seed:int=0):
     "Uniform random relevance: no information"
@@ -240,12 +265,13 @@ def sobel(model, images, labels):
     "Strength of the edges of the grey image"
     down = torch.tensor([[-1., -2, -1], [0, 0, 0], [1, 2, 1]], device=images.device)
     grey = F.pad(images.float().mean(1, keepdim=True), (1, 1, 1, 1), 'replicate')
-    return F.conv2d(grey, torch.stack([down, down.T])[:, None]).norm(dim=1)
+    with autocast(images.device, torch.float32): return F.conv2d(grey, torch.stack([down, down.T])[:, None]).norm(dim=1)
 
 @register(passes='0', needs='nothing', paper='control')
 def centre(model, images, labels,
-           width:float=.25): # standard deviation as a part of the image's shorter side
+           width:float=.25): # standard deviation as a part of the image's shorter side, from 0.01
     "A Gaussian in the middle of the image"
+    check_number('width', width, .01, whole=False)
     (h, w), sigma = images.shape[2:], width*min(images.shape[2:])
     bell = lambda n: torch.exp(-(torch.arange(n, device=images.device) - (n - 1)/2)**2/(2*sigma**2))
     return torch.outer(bell(h), bell(w)).expand(len(images), h, w)

@@ -11,8 +11,8 @@ __all__ = ['RoarError', 'ConfigError', 'DataError', 'ModelError', 'AttributionEr
            'atomic_path', 'write_text', 'write_json', 'read_json', 'versions', 'device_name', 'progress', 'say',
            'duration']
 
-# %% ../nbs/00_core.ipynb #cb6300f4
-import contextlib, difflib, hashlib, importlib, inspect, json, math, os, platform, sys, tempfile
+# %% ../nbs/00_core.ipynb #eae1a369
+import contextlib, difflib, functools, hashlib, importlib, inspect, json, math, os, platform, re, sys, tempfile
 from importlib import metadata
 from pathlib import Path
 
@@ -113,7 +113,7 @@ def pick_device(name:str='auto', # auto, cpu, cuda, cuda:N or mps
     if not there: raise ConfigError(f"device: {name!r} is not available on this machine; try 'auto' or 'cpu'")
     return device
 
-# %% ../nbs/00_core.ipynb #1939a136
+# %% ../nbs/00_core.ipynb #abdaf18e
 def has_bf16(device) -> bool:
     "Does this device compute bfloat16 in hardware?"
     kind = torch.device(device).type
@@ -135,8 +135,8 @@ def autocast(device, # where the model runs
              dtype:torch.dtype, # torch.float32 switches autocast off
             ):
     "Mixed precision for the block"
-    if dtype == torch.float32: return contextlib.nullcontext()
-    return torch.autocast(torch.device(device).type, dtype=dtype)
+    kind = torch.device(device).type
+    return torch.autocast(kind, enabled=False) if dtype == torch.float32 else torch.autocast(kind, dtype=dtype)
 
 # %% ../nbs/00_core.ipynb #4990bdf6
 def import_dotted(name:str, # e.g. 'torchvision.models.resnet50'
@@ -158,7 +158,7 @@ def import_dotted(name:str, # e.g. 'torchvision.models.resnet50'
         raise ConfigError(f"{what}: module {module!r} has no {attr!r}{nearest(attr, difflib.get_close_matches(attr, public, 5) or public[:20])}")
     return getattr(found, attr)
 
-# %% ../nbs/00_core.ipynb #cf220302
+# %% ../nbs/00_core.ipynb #3573cb09
 def fingerprint(spec, # anything JSON can hold
                ) -> str: # 16 hexadecimal digits
     "A short hash of a specification"
@@ -174,11 +174,25 @@ def tensor_hash(*tensors) -> str: # 16 hexadecimal digits
         if t.numel(): h.update(t.reshape(-1).view(torch.uint8).numpy())
     return h.hexdigest()[:16]
 
+def _sources(o, seen) -> list: # of str
+    "The source of a function or class, and what it names in its module: functions, classes and CONSTANTS"
+    if isinstance(o, functools.partial): return [repr((o.args, o.keywords)), *_sources(o.func, seen)]
+    o = o if inspect.isroutine(o) or inspect.isclass(o) else type(o)
+    if o in seen: return []
+    seen.add(o)
+    try: text = inspect.getsource(o)
+    except (OSError, TypeError): return []
+    beside, out = vars(sys.modules.get(o.__module__, object)), [text]
+    for name in sorted(set(re.findall(r'[^\W\d]\w*', text)) & set(beside)):
+        v = beside[name]
+        if name.isupper() and isinstance(v, (int, float, str, tuple, type(None))): out.append(f'{name} = {v!r}')
+        elif (inspect.isroutine(v) or inspect.isclass(v)) and getattr(v, '__module__', None) == o.__module__: out += _sources(v, seen)
+    return out
+
 def source_hash(fn) -> str|None: # None for functions of this package and for those without source
-    "A hash of a user's function, so that an edited one is noticed"
+    "A hash of a user's function or class and of what it names in its own module, so that an edited one is noticed"
     if (getattr(fn, '__module__', '') or '').startswith('roar_nb.'): return None
-    try: return fingerprint(inspect.getsource(fn))
-    except (OSError, TypeError): return None
+    return fingerprint(found) if (found := _sources(fn, set())) else None
 
 def differences(old:dict, new:dict, prefix='') -> list: # lines 'key: old → new'
     "Where two nested specifications differ"

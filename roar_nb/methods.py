@@ -9,7 +9,7 @@ __all__ = ['BASELINES', 'baseline_of', 'input_x_gradient', 'integrated_gradients
            'references_for', 'copies_at_a_time', 'gradient_shap', 'occlusion', 'grid_cells', 'superpixel_cells',
            'feature_ablation', 'rise_masks', 'rise', 'smoothgrad', 'smoothgrad_sq', 'vargrad', 'squared']
 
-# %% ../nbs/05_methods.ipynb #bdedd74c
+# %% ../nbs/05_methods.ipynb #318a6f21
 import math
 
 import numpy as np
@@ -19,11 +19,11 @@ from captum.attr import FeatureAblation, InputXGradient, IntegratedGradients, La
 from torch import nn
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from .core import AttributionError, ConfigError, derive_seed, generator, hashed_normal, hashed_uniform, nearest
+from .core import AttributionError, ConfigError, autocast, derive_seed, generator, hashed_normal, hashed_uniform, nearest
 from .models import get_layer
-from .attribution import Context, call_method, get_method, gradient, register
+from .attribution import Context, call_method, check_number, get_method, gradient, register
 
-# %% ../nbs/05_methods.ipynb #11ac4f6f
+# %% ../nbs/05_methods.ipynb #67fbd858
 def _mean(images, mean, std): return torch.zeros_like(images)
 
 def _black(images, mean, std):
@@ -34,7 +34,7 @@ def _black(images, mean, std):
 def _blur(images, mean, std):
     side = min(images.shape[2:])
     kernel = 2*((side - 1)//2) + 1          # the image is mirrored at its edges, once
-    return gaussian_blur(images, [kernel, kernel], [side/8, side/8])
+    with autocast(images.device, torch.float32): return gaussian_blur(images, [kernel, kernel], [side/8, side/8])
 
 BASELINES = dict(mean=_mean, black=_black, blur=_blur)
 
@@ -46,7 +46,7 @@ def baseline_of(images:torch.Tensor, # (B,C,H,W) normalised
     if name not in BASELINES: raise ConfigError(f"kwargs.baseline: unknown value {name!r}{nearest(name, BASELINES)}")
     return BASELINES[name](images, mean, std)
 
-# %% ../nbs/05_methods.ipynb #77aeefa5
+# %% ../nbs/05_methods.ipynb #98e8b23e
 @register('sum', passes='1', needs='gradients', paper='Shrikumar, Greenside & Kundaje 2017')
 def input_x_gradient(model, images, labels):
     "The input times its gradient; one backward pass"
@@ -58,12 +58,15 @@ def integrated_gradients(model, images, labels,
                          baseline='mean', # a key of BASELINES
                          mean=None, std=None, rows:int=128):
     "Integrated gradients (Sundararajan, Taly & Yan 2017, eq. 1); `n_steps` backward passes"
+    check_number('n_steps', n_steps, 1)
     base = baseline_of(images, baseline, mean, std)
     return IntegratedGradients(model).attribute(images, baselines=base, target=labels, n_steps=n_steps, internal_batch_size=max(rows, len(images)))
 
-# %% ../nbs/05_methods.ipynb #4985d0b4
+# %% ../nbs/05_methods.ipynb #e9c06268
 def last_conv_layer(model, images) -> str:
     "The name of the outermost module that holds a convolution and gives maps, the last of them to run"
+    if any('attention' in type(m).__name__.lower() for m in model.modules()):
+        raise AttributionError(f"{type(model).__name__} has attention layers, so that no convolutional stage is the last; give kwargs.layer")
     ran, hooks = [], []
     for name, m in model.named_modules():
         if name and any(isinstance(o, nn.Conv2d) for o in m.modules()):
@@ -76,21 +79,34 @@ def last_conv_layer(model, images) -> str:
     if not maps: raise AttributionError(f"{type(model).__name__} has no convolutional layer with positions; give kwargs.layer")
     return maps[-1]
 
+def _map_layer(model, images, layer) -> nn.Module:
+    "The layer asked for, or the default"
+    if layer is None: return get_layer(model, last_conv_layer(model, images), 'kwargs.layer')
+    module, shapes = get_layer(model, layer, 'kwargs.layer'), []
+    hook = module.register_forward_hook(lambda m, i, o: shapes.append(tuple(o.shape) if torch.is_tensor(o) else type(o).__name__))
+    try:
+        with torch.no_grad(): model(images[:1])
+    finally: hook.remove()
+    if not shapes: raise AttributionError(f"kwargs.layer: {layer!r} does not run in eval mode")
+    if len(shapes[-1]) != 4 or math.prod(shapes[-1][2:]) == 1: raise AttributionError(f"kwargs.layer: {layer!r} gives {shapes[-1]}, not (B,C,H,W) with several positions")
+    return module
+
 def _upsample(maps, images): return LayerAttribution.interpolate(maps.float(), tuple(images.shape[-2:]), 'bilinear')
 
+# %% ../nbs/05_methods.ipynb #9fbdb5e0
 @register('sum', passes='1', needs='a convolutional layer', paper='Selvaraju et al. 2017')
 def gradcam(model, images, labels,
-            layer:str=None, # e.g. 'layer3.0.relu'; None: the last convolutional stage
+            layer:str=None, # whose output is (B,C,H,W), e.g. 'layer3.0.relu'; None: the last convolutional stage
             relu:bool=True): # keep only what speaks for the class
     "Grad-CAM (Selvaraju et al. 2017, eq. 1-2); one backward pass from the logit to the layer"
-    module = get_layer(model, layer or last_conv_layer(model, images), 'kwargs.layer')
+    module = _map_layer(model, images, layer)
     images = images.detach().clone().requires_grad_()
     return _upsample(LayerGradCam(model, module).attribute(images, target=labels, relu_attributions=relu), images)
 
 @register('sum', passes='1', needs='a convolutional layer', paper='Chattopadhyay et al. 2018')
 def gradcam_pp(model, images, labels, layer:str=None): # as of `gradcam`
     "Grad-CAM++ (Chattopadhyay et al. 2018, eq. 10 and 19); one backward pass from the logit to the layer"
-    module, kept = get_layer(model, layer or last_conv_layer(model, images), 'kwargs.layer'), []
+    module, kept = _map_layer(model, images, layer), []
     def keep(module, args, out):
         kept.append(out)
         return out.clone()                                        # what follows may work in place
@@ -98,19 +114,21 @@ def gradcam_pp(model, images, labels, layer:str=None): # as of `gradcam`
     try: score = model(images.detach().clone().requires_grad_()).gather(1, labels[:, None]).sum()
     finally: hook.remove()
     A, g = kept[-1].detach().float(), torch.autograd.grad(score, kept[-1])[0].float()
-    below = 2*g**2 + g**3*A.clamp(min=0).sum((2, 3), keepdim=True)   # activations after a ReLU, as in the paper
-    alpha = torch.where(g != 0, g**2/torch.where(below != 0, below, torch.ones_like(below)), torch.zeros_like(g))
+    alpha = 1/(2 + g.relu()*A.relu().sum((2, 3), keepdim=True))   # where g is positive; elsewhere it does not count
     return _upsample(((alpha*g.relu()).sum((2, 3), keepdim=True)*A).sum(1, keepdim=True).relu(), images)
 
-# %% ../nbs/05_methods.ipynb #e14929da
+# %% ../nbs/05_methods.ipynb #7a7b3686
 def references_for(images, references, n:int=16, seed:int=0) -> torch.Tensor: # (K,C,H,W)
     "Images to compare with"
-    if references is not None: return torch.as_tensor(references).to(images)
+    if references is not None:
+        refs = torch.as_tensor(references).to(images)
+        if not len(refs) or refs.shape[1:] != images.shape[1:]: raise AttributionError(f"references: expected (K,C,H,W) of the images' size {tuple(images.shape[1:])}, not {tuple(refs.shape)}")
+        return refs
     return hashed_normal(derive_seed(seed, 'references'), torch.arange(n, device=images.device), images[0].numel()).view(n, *images.shape[1:])
 
 def copies_at_a_time(n:int, # copies in all
                      images, rows:int):
-    "Numbers of copies, in parts of which each fills the rows"
+    "Lists of copy numbers, each of which fills the rows"
     return [part.tolist() for part in torch.arange(n).split(max(1, rows//len(images)))]
 
 @register('sum', passes='n_samples = 20', needs='gradients', paper='Lundberg & Lee 2017; Erion et al. 2021')
@@ -118,6 +136,7 @@ def gradient_shap(model, images, labels, index,
                   n_samples:int=20, # points, each on the path from a reference chosen at random
                   references=None, seed:int=0, rows:int=128):
     "GradientSHAP; `n_samples` backward passes"
+    check_number('n_samples', n_samples, 1)
     refs, total = references_for(images, references, seed=seed), torch.zeros_like(images)
     index = torch.as_tensor(index, device=images.device)
     draws = hashed_uniform(derive_seed(seed, 'gradient_shap'), index, 2*n_samples).view(len(images), n_samples, 2)
@@ -127,7 +146,7 @@ def gradient_shap(model, images, labels, index,
         total += ((x - r)*gradient(model, r + at*(x - r), labels.repeat(len(part)))).view(len(part), *images.shape).sum(0)
     return total/n_samples
 
-# %% ../nbs/05_methods.ipynb #0dcd3d72
+# %% ../nbs/05_methods.ipynb #dd23d11a
 @register('max', passes='(H/stride)·(W/stride), 225', needs='nothing', paper='Zeiler & Fergus 2014')
 def occlusion(model, images, labels,
               window:int=None, # side in pixels; None: an eighth of the image's shorter side
@@ -136,10 +155,11 @@ def occlusion(model, images, labels,
               mean=None, std=None, rows:int=128):
     "Occlusion: the fall of the logit when a window is filled; a forward pass for each place of the window"
     c, *size = images.shape[1:]
-    window = window or max(1, min(size)//8)
-    stride = stride or max(1, window//2)
-    if not 1 <= window <= min(size): raise ConfigError(f"kwargs.window: {window} is impossible for images of {size[0]}×{size[1]} pixels")
-    if not 1 <= stride <= window: raise ConfigError(f"kwargs.stride: {stride} leaves pixels out; allowed: 1 to the window's {window}")
+    window = max(1, min(size)//8) if window is None else window
+    check_number('window', window, 1, min(size))
+    stride = max(1, window//2) if stride is None else stride
+    check_number('stride', stride, 1)
+    if stride > window: raise ConfigError(f"kwargs.stride: {stride} leaves pixels out; allowed: 1 to the window's {window}")
     return Occlusion(model).attribute(images, (c, window, window), strides=(c, stride, stride), baselines=baseline_of(images, baseline, mean, std),
                                       target=labels, perturbations_per_eval=max(1, rows//len(images)))
 
@@ -160,15 +180,16 @@ def superpixel_cells(images, n:int, mean, std) -> torch.Tensor: # (B,1,H,W) int6
 @register('max', passes='cells² = 64, or superpixels', needs='nothing', paper='Ribeiro et al. 2016; captum')
 def feature_ablation(model, images, labels,
                      cells:int=8, # of a grid, in each direction
-                     superpixels:int=None, # about so many superpixels instead of the grid
+                     superpixels:int=None, # about so many superpixels, from 1, instead of the grid
                      baseline='mean', # what they are filled with, a key of BASELINES
                      mean=None, std=None, rows:int=128):
     "The fall of the logit when a part is filled; a forward pass for each part"
+    for name, n in dict(cells=cells, superpixels=1 if superpixels is None else superpixels).items(): check_number(name, n, 1)
     parts = grid_cells(images, cells) if superpixels is None else superpixel_cells(images, superpixels, mean, std)
     return FeatureAblation(model).attribute(images, baselines=baseline_of(images, baseline, mean, std), target=labels, feature_mask=parts,
                                             perturbations_per_eval=max(1, rows//len(images)))
 
-# %% ../nbs/05_methods.ipynb #1f05bb05
+# %% ../nbs/05_methods.ipynb #baf072c6
 def rise_masks(n:int, size, # (H,W)
                cells:int, keep:float, seed:int): # a function: list of numbers -> masks (m,H,W) in [0,1]
     "Random masks, made when they are needed"
@@ -182,23 +203,27 @@ def rise_masks(n:int, size, # (H,W)
 
 @register('sum', passes='n_masks = 4000', needs='nothing', paper='Petsiuk, Das & Saenko 2018')
 def rise(model, images, labels,
-         n_masks:int=4000,
+         n_masks:int=4000, # random masks, from 1
          cells:int=7, # of a mask, in each direction
-         keep:float=.5, # probability that a cell is kept
+         keep:float=.5, # probability that a cell is kept, 0.01 to 1
          seed:int=0, rows:int=128):
     "RISE (Petsiuk et al. 2018, eq. 6); `n_masks` forward passes"
-    masks, total = rise_masks(n_masks, images.shape[2:], cells, keep, seed), 0
+    for name, n in dict(n_masks=n_masks, cells=cells).items(): check_number(name, n, 1)
+    check_number('keep', keep, .01, 1, whole=False)
+    masks, total = rise_masks(n_masks, images.shape[2:], cells, keep, seed), images.new_zeros(len(images), *images.shape[2:])
     with torch.no_grad():
         for part in copies_at_a_time(n_masks, images, rows):
             m = masks(part).to(images.device)
-            p = model(torch.cat([images*o for o in m])).float().softmax(1).view(len(part), len(images), -1)
-            total = total + torch.einsum('mb,mhw->bhw', p.gather(2, labels.expand(len(part), -1)[..., None])[..., 0], m)
+            p = model(torch.cat([images*o for o in m])).float().softmax(1).gather(1, labels.repeat(len(part))[:, None]).view(len(part), -1)
+            with autocast(images.device, torch.float32): total += torch.einsum('mb,mhw->bhw', p, m)
     return total/(n_masks*keep)
 
-# %% ../nbs/05_methods.ipynb #014f7893
-def _over_noise(model, images, labels, context:Context, base, base_kwargs, n_samples, noise): # yields (B,C,H,W)
+# %% ../nbs/05_methods.ipynb #56ebb8dc
+def _over_noise(model, images, labels, context:Context, base, base_kwargs, base_batched, n_samples, noise): # yields (B,C,H,W)
     "The base method's maps of noisy copies"
-    method, kwargs = get_method(base, what='kwargs.base'), base_kwargs or {}
+    check_number('n_samples', n_samples, 1)
+    check_number('noise', noise, 0, whole=False)
+    method, kwargs = get_method(base, batched=base_batched, what='kwargs.base'), base_kwargs or {}
     sigma = noise*(images.amax((1, 2, 3), keepdim=True) - images.amin((1, 2, 3), keepdim=True))
     index = context.index.to(images.device)
     draw = lambda k: hashed_normal(derive_seed(context.seed, 'noise', k), index, images[0].numel()).view_as(images)
@@ -211,26 +236,30 @@ def _over_noise(model, images, labels, context:Context, base, base_kwargs, n_sam
 def smoothgrad(model, images, labels, context,
                base='gradient', # registered name or dotted path of a method
                base_kwargs:dict=None, # its arguments
+               base_batched:bool=None, # for one's own function: does it take batches? default no
                n_samples:int=15, # noisy copies
-               noise:float=.15): # standard deviation as a part of the image's range (max - min)
+               noise:float=.15): # σ: standard deviation as a part of the image's range (max - min)
     "Mean over noisy copies (Smilkov et al. 2017, eq. 1)"
-    return sum(_over_noise(model, images, labels, context, base, base_kwargs, n_samples, noise))/n_samples
+    return sum(_over_noise(model, images, labels, context, base, base_kwargs, base_batched, n_samples, noise))/n_samples
 
 @register('sum', passes='n_samples = 15 × base', needs='what the base needs', paper='Hooker et al. 2019')
-def smoothgrad_sq(model, images, labels, context, base='gradient', base_kwargs:dict=None, n_samples:int=15, noise:float=.15): # as of `smoothgrad`
+def smoothgrad_sq(model, images, labels, context, base='gradient', base_kwargs:dict=None, base_batched:bool=None,
+                  n_samples:int=15, noise:float=.15): # all as of `smoothgrad`
     "Mean of squares over noisy copies (Hooker et al. 2019, sec. 3.2)"
-    return sum(m**2 for m in _over_noise(model, images, labels, context, base, base_kwargs, n_samples, noise))/n_samples
+    return sum(m**2 for m in _over_noise(model, images, labels, context, base, base_kwargs, base_batched, n_samples, noise))/n_samples
 
 @register('sum', passes='n_samples = 15 × base', needs='what the base needs', paper='Adebayo et al. 2018; Hooker et al. 2019')
-def vargrad(model, images, labels, context, base='gradient', base_kwargs:dict=None, n_samples:int=15, noise:float=.15): # as of `smoothgrad`
+def vargrad(model, images, labels, context, base='gradient', base_kwargs:dict=None, base_batched:bool=None,
+            n_samples:int=15, noise:float=.15): # all as of `smoothgrad`; at least two copies
     "Variance over noisy copies (Adebayo et al. 2018)"
-    maps = _over_noise(model, images, labels, context, base, base_kwargs, n_samples, noise)
+    check_number('n_samples', n_samples, 2)
+    maps = _over_noise(model, images, labels, context, base, base_kwargs, base_batched, n_samples, noise)
     first = next(maps)
     total = squares = torch.zeros_like(first)
     for m in maps: total, squares = total + (m - first), squares + (m - first)**2   # shifted, so that nothing cancels
     return squares/n_samples - (total/n_samples)**2
 
 @register('sum', passes='1 × base', needs='what the base needs', paper='Hooker et al. 2019')
-def squared(model, images, labels, context, base='gradient', base_kwargs:dict=None): # as of `smoothgrad`
+def squared(model, images, labels, context, base='gradient', base_kwargs:dict=None, base_batched:bool=None): # all as of `smoothgrad`
     "The base method's map, squared"
-    return call_method(get_method(base, what='kwargs.base'), model, images, labels, base_kwargs or {}, context)**2
+    return call_method(get_method(base, batched=base_batched, what='kwargs.base'), model, images, labels, base_kwargs or {}, context)**2

@@ -118,16 +118,21 @@ def _end(run:Run, step:str, start:float, **facts):
                 device=device_name(run.device), versions=versions(), **facts)
     write_json(path, dict(old, seed=run.cfg.seed, data=data, steps={**old.get('steps', {}), step: done}))
 
-# %% ../nbs/17_run.ipynb #2df8a349
-def _check_method(entry, what, model):
-    "Does the method exist, take these arguments, and find its layer?"
-    method = get_method(entry.method, entry.reduction, entry.batched, entry.abs, f'{what}.method')
+# %% ../nbs/17_run.ipynb #6844ef68
+def _check_arguments(method, kwargs, what, model):
+    "Does a method take these arguments? Does it find its layer, and its base what it needs?"
     known = inspect.signature(method.fn).parameters
     free = any(p.kind == p.VAR_KEYWORD for p in known.values())
-    for k in entry.kwargs:
-        if not free and k not in list(known)[3:]: raise ConfigError(f"{what}.kwargs.{k}: {entry.method} has no such argument{nearest(k, list(known)[3:])}")
-    if isinstance(layer := entry.kwargs.get('layer'), str): get_layer(model, layer, f'{what}.kwargs.layer')
-    if isinstance(base := entry.kwargs.get('base'), str): get_method(base, what=f'{what}.kwargs.base')
+    for k in kwargs:
+        if not free and k not in list(known)[3:]: raise ConfigError(f"{what}.{k}: {method.name} has no such argument{nearest(k, list(known)[3:])}")
+    if isinstance(layer := kwargs.get('layer'), str): get_layer(model, layer, f'{what}.layer')
+    if isinstance(base := kwargs.get('base'), str):
+        _check_arguments(get_method(base, batched=kwargs.get('base_batched'), what=f'{what}.base'), kwargs.get('base_kwargs') or {}, f'{what}.base_kwargs', model)
+
+def _check_method(entry, what, model):
+    "Does the method exist, and fit the model?"
+    method = get_method(entry.method, entry.reduction, entry.batched, entry.abs, f'{what}.method')
+    _check_arguments(method, entry.kwargs, f'{what}.kwargs', model)
     return method
 
 def check(run:Run):

@@ -5,8 +5,9 @@ the pixel. Name it in the configuration by its dotted path, here `own_method.blu
 configuration is searched for it. Arguments after the third are yours; the configuration sets them under `kwargs`.
 
 A parameter named `index`, `seed`, `mean`, `std`, `relevance`, `references` or `rows` is filled in for you:
-the positions of the images in their dataset, a random seed, the normalisation, the ground truth where there is one,
-other images of the dataset, and how many images may go through the model at once.
+the positions of the images in their dataset, a random seed, the normalisation, the ground truth, other images of the
+dataset, and how many images may go through the model at once; `context` is all of them. What is not there everywhere,
+such as the ground truth, should have a default: `relevance=None`.
 """
 import torch
 from torchvision.transforms.v2.functional import gaussian_blur
@@ -18,6 +19,7 @@ def blurred_gradient(model, image, label, width=5):
     model: in eval mode; returns logits (1, classes)
     image: (1, C, H, W), normalised, on the model's device
     label: int, the class to explain
+    width: an odd number of pixels, the side of the window that is averaged over
     returns: (H, W), (1, H, W) or (C, H, W), a tensor or a numpy array
     """
     image = image.detach().clone().requires_grad_()
