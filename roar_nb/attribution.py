@@ -9,7 +9,7 @@ __all__ = ['REDUCTIONS', 'METHODS', 'ASKED', 'reduce_channels', 'Method', 'regis
            'Context', 'frozen', 'check_number', 'call_method', 'predict', 'attribute_batch', 'Rows',
            'attribute_fitting', 'attribute', 'gradient', 'random_map', 'sobel', 'centre', 'oracle']
 
-# %% ../nbs/04_attribution.ipynb #aeae49b5
+# %% ../nbs/04_attribution.ipynb #f5eb1aa8
 import contextlib, importlib, inspect, math, numbers
 from dataclasses import dataclass, replace
 
@@ -20,6 +20,7 @@ from torch import nn
 from captum.attr import Saliency
 
 from .core import AttributionError, ConfigError, autocast, derive_seed, hashed_uniform, import_dotted, nearest, say
+from .models import in_precision
 
 # %% ../nbs/04_attribution.ipynb #8c68a699
 REDUCTIONS = {
@@ -214,7 +215,7 @@ def attribute_fitting(model, images, labels, method, kwargs, context, # see `att
         return torch.cat([attribute_batch(model, images[i], None if labels is None else labels[i], method, kwargs, replace(context.at(i), rows=n)) for i in which])
     return rows.run(parts)
 
-# %% ../nbs/04_attribution.ipynb #b94daad9
+# %% ../nbs/04_attribution.ipynb #82a04861
 def _checked_labels(model, images, labels) -> torch.Tensor: # (N,) int64
     labels, n = torch.as_tensor(labels).cpu(), len(images)
     if tuple(labels.shape) != (n,): raise AttributionError(f"labels: expected {n} classes, one for each image, not shape {tuple(labels.shape)}")
@@ -242,7 +243,7 @@ def attribute(model:nn.Module, # returns logits (B,classes)
     found, rows, maps = get_method(method, reduction, batched, abs), Rows(batch_size), []
     device = next((p.device for p in model.parameters()), images.device)
     context = Context(torch.arange(len(images)), seed, mean, std, relevance, references)
-    with frozen(model), autocast(device, dtype):
+    with frozen(model), in_precision(model, device, dtype):
         for i in torch.arange(len(images)).split(batch_size):
             y = None if labels is None else labels[i].to(device)
             maps.append(attribute_fitting(model, images[i].to(device), y, found, kwargs, context.at(i), rows).cpu())

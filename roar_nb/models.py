@@ -8,17 +8,19 @@ Docs: https://roar-nb.github.io/roar_nb/models.html.md"""
 __all__ = ['BasicBlock', 'Bottleneck', 'ResNet', 'ResNet8', 'ResNet8v2', 'ResNet10', 'ResNet18', 'ResNet34', 'ResNet50',
            'ResNet101', 'ResNet152', 'replace_linear_layer_transform', 'append_linear_layer_transform', 'build_model',
            'num_outputs', 'get_layer', 'save_weights', 'read_weights', 'load_weights', 'memory_format',
-           'model_checksum']
+           'model_checksum', 'in_precision']
 
-# %% ../nbs/02_models.ipynb #5344511a
-import inspect, json, pickle
+# %% ../nbs/02_models.ipynb #fdb3b494
+import contextlib, inspect, json, pickle
 from pathlib import Path
 
 import safetensors.torch
 import torch
+import torch.nn.functional as F
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
-from .core import ModelError, atomic_path, import_dotted, nearest, seeded, tensor_hash
+from .core import ModelError, atomic_path, autocast, import_dotted, nearest, seeded, tensor_hash
 
 # %% ../nbs/02_models.ipynb #b4865c82
 def _conv_bn(cin, cout, kernel, stride=1):
@@ -244,3 +246,19 @@ def model_checksum(model:nn.Module) -> str: # 16 hexadecimal digits
     "A hash of the names and values of all weights and buffers"
     state = model.state_dict()
     return tensor_hash(torch.tensor(list(' '.join(state).encode()), dtype=torch.uint8), *state.values())
+
+# %% ../nbs/02_models.ipynb #e5f40cd7
+class _ExactHead(TorchFunctionMode):
+    "The last linear layer in float32, whatever the rest is computed in"
+    def __init__(self, model):
+        super().__init__()
+        self.weight = next((m.weight for m in reversed(list(model.modules())) if isinstance(m, nn.Linear)), None)
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is not F.linear or args[1] is not self.weight: return func(*args, **(kwargs or {}))
+        with torch.autocast(args[0].device.type, enabled=False): return func(args[0].to(self.weight.dtype), *args[1:], **(kwargs or {}))
+
+@contextlib.contextmanager
+def in_precision(model:nn.Module, device, # where it runs
+                 dtype:torch.dtype): # torch.float32, or torch.bfloat16 for all but the last linear layer
+    "Evaluate the model in mixed precision inside the block"
+    with autocast(device, dtype), contextlib.nullcontext() if dtype == torch.float32 else _ExactHead(model): yield

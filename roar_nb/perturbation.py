@@ -9,7 +9,7 @@ __all__ = ['TEN_PERCENT', 'EVERY_TENTH', 'PROTOCOLS', 'ARRAYS', 'Protocol', 'sof
            'ranks_of', 'Responses', 'response_batches', 'responses', 'lerf_morf', 'aopc', 'abpc', 'auc', 'measures',
            'choose', 'stored_maps', 'ResponseFile', 'perturb']
 
-# %% ../nbs/11_perturbation.ipynb #4a004aab
+# %% ../nbs/11_perturbation.ipynb #89ce85bd
 import json, math, time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,12 +17,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
-from torch.overrides import TorchFunctionMode
 
-from .core import ConfigError, DataError, atomic_path, autocast, derive_seed, fingerprint, generator, nearest, progress, versions
+from .core import ConfigError, DataError, atomic_path, derive_seed, fingerprint, generator, nearest, progress, versions
 from .data import ResidentSet
-from .models import memory_format
+from .models import in_precision, memory_format
 from .attribution import frozen
 from .imputation import get_imputation
 from .removal import rank, removal_mask
@@ -61,25 +59,15 @@ PROTOCOLS = {p.name: p for p in (
     Protocol('region_perturbation', (), (('morf', _NOISE), ('lerf', _NOISE)), region_size=9, repetitions=10, steps=100),
     Protocol('insertion_deletion', tuple(range(0, 101, 2)), (('morf', 'channel_mean'), ('lerf', 'blur'))))}
 
-# %% ../nbs/11_perturbation.ipynb #b51086d6
-class _ExactHead(TorchFunctionMode):
-    "The last linear layer in float32, whatever the rest is computed in"
-    def __init__(self, model):
-        super().__init__()
-        self.weight = next((m.weight for m in reversed(list(model.modules())) if isinstance(m, torch.nn.Linear)), None)
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is not F.linear or args[1] is not self.weight: return func(*args, **(kwargs or {}))
-        with torch.autocast(args[0].device.type, enabled=False): return func(args[0].to(self.weight.dtype), *args[1:], **(kwargs or {}))
-
+# %% ../nbs/11_perturbation.ipynb #b21d82a2
 def softmax_of(model, images, target, dtype=torch.float32): # (B,) float32 probability of `target`, (B,) predicted class
     "What a model says"
-    with autocast(images.device, dtype), _ExactHead(model): logits = model(images)
+    with in_precision(model, images.device, dtype): logits = model(images)
     p = logits.float().softmax(1)
     predicted = p.argmax(1)
     target = predicted if target is None else target
     return p.gather(1, target[:, None])[:, 0], predicted
 
-# %% ../nbs/11_perturbation.ipynb #39d34eaa
 class _Filler:
     "Removes pixels from one batch; what does not depend on the mask is made once"
     def __init__(self, images, mean, std, index): self.images, self.context, self.index, self.ready = images, (mean, std), index, {}

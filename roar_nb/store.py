@@ -7,7 +7,7 @@ Docs: https://roar-nb.github.io/roar_nb/store.html.md"""
 # %% auto #0
 __all__ = ['store_spec', 'chunk_images', 'open_maps', 'references_of', 'MapsOf', 'dump']
 
-# %% ../nbs/07_store.ipynb #14d14288
+# %% ../nbs/07_store.ipynb #b3bd0e80
 import inspect, json, math, os, shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +16,9 @@ import torch
 import zarr
 from zarr.codecs import BloscCodec
 
-from .core import StoreError, autocast, differences, fingerprint, generator, progress, read_json, source_hash, versions, write_json
+from .core import StoreError, differences, fingerprint, generator, progress, read_json, source_hash, versions, write_json
 from .attribution import ASKED, Context, Method, Rows, attribute_fitting, frozen, get_method
-from .models import memory_format, model_checksum
+from .models import in_precision, memory_format, model_checksum
 
 # %% ../nbs/07_store.ipynb #8ec7ce3d
 def _base_sources(kwargs) -> list: # of hashes
@@ -80,7 +80,7 @@ def open_maps(path, # of a store
     if at['done'] < at['spec']['images']: raise StoreError(f"{path}: {at['done']} of {at['spec']['images']} maps are there; run `roar-nb attribute` to go on")
     return zarr.open_array(str(path), mode='r')
 
-# %% ../nbs/07_store.ipynb #2f34c70e
+# %% ../nbs/07_store.ipynb #07350837
 def references_of(ds, method:Method, seed:int, n:int=16): # (n,C,H,W) normalised, or None
     "A random choice of images to compare with, for a method that asks for them"
     if 'references' not in inspect.signature(method.fn).parameters: return None
@@ -95,7 +95,7 @@ class MapsOf:
         x, rel = batch.images.contiguous(memory_format=memory_format(self.model, batch.images.device)), self.ds.relevance
         context = replace(self.context, index=batch.index, relevance=None if rel is None else rel[batch.index])
         labels = batch.labels if self.target == 'label' else None
-        with autocast(x.device, self.precision): return attribute_fitting(self.model, x, labels, self.method, self.kwargs, context, self.rows)
+        with in_precision(self.model, x.device, self.precision): return attribute_fitting(self.model, x, labels, self.method, self.kwargs, context, self.rows)
 
 def _map_batches(model, ds, method, kwargs, target, batch_size, precision, seed, done):
     "The maps of the images from position `done` on, a batch at a time"
