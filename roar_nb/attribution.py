@@ -215,14 +215,15 @@ def attribute_fitting(model, images, labels, method, kwargs, context, # see `att
         return torch.cat([attribute_batch(model, images[i], None if labels is None else labels[i], method, kwargs, replace(context.at(i), rows=n)) for i in which])
     return rows.run(parts)
 
-# %% ../nbs/04_attribution.ipynb #82a04861
-def _checked_labels(model, images, labels) -> torch.Tensor: # (N,) int64
-    labels, n = torch.as_tensor(labels).cpu(), len(images)
+# %% ../nbs/04_attribution.ipynb #f54605bf
+def _as_labels(labels, n) -> torch.Tensor: # (N,) int64
+    labels = torch.as_tensor(labels).cpu()
     if tuple(labels.shape) != (n,): raise AttributionError(f"labels: expected {n} classes, one for each image, not shape {tuple(labels.shape)}")
-    device = next((p.device for p in model.parameters()), images.device)
-    with frozen(model), torch.no_grad(): classes = model(images[:1].to(device)).shape[-1]
-    if labels.min() < 0 or labels.max() >= classes: raise AttributionError(f"labels: expected classes from 0 to {classes - 1}, as the model has {classes} logits, not {labels.min()} to {labels.max()}")
     return labels.long()
+
+def _check_classes(model, image, labels): # (1,C,H,W) on the model's device
+    with frozen(model), torch.no_grad(): classes = model(image).shape[-1]
+    if labels.min() < 0 or labels.max() >= classes: raise AttributionError(f"labels: expected classes from 0 to {classes - 1}, as the model has {classes} logits, not {labels.min()} to {labels.max()}")
 
 def attribute(model:nn.Module, # returns logits (B,classes)
               images:torch.Tensor, # (N,C,H,W) normalised
@@ -239,14 +240,20 @@ def attribute(model:nn.Module, # returns logits (B,classes)
              ) -> torch.Tensor: # (N,H,W) float32 on the CPU; (N,C,H,W) with reduction 'none'
     "Attribution maps: the larger, the more relevant"
     if images.ndim != 4 or not len(images): raise AttributionError(f"images: expected (N,C,H,W) with at least one image, not shape {tuple(images.shape)}")
-    labels = None if labels is None else _checked_labels(model, images, labels)
+    labels = None if labels is None else _as_labels(labels, len(images))
     found, rows, maps = get_method(method, reduction, batched, abs), Rows(batch_size), []
     device = next((p.device for p in model.parameters()), images.device)
     context = Context(torch.arange(len(images)), seed, mean, std, relevance, references)
-    with frozen(model), in_precision(model, device, dtype):
-        for i in torch.arange(len(images)).split(batch_size):
-            y = None if labels is None else labels[i].to(device)
-            maps.append(attribute_fitting(model, images[i].to(device), y, found, kwargs, context.at(i), rows).cpu())
+    check = lambda: labels is None or _check_classes(model, images[:1].to(device), labels)
+    if device.type != 'cpu': check()   # there a wrong class ends the process
+    try:
+        with frozen(model), in_precision(model, device, dtype):
+            for i in torch.arange(len(images)).split(batch_size):
+                y = None if labels is None else labels[i].to(device)
+                maps.append(attribute_fitting(model, images[i].to(device), y, found, kwargs, context.at(i), rows).cpu())
+    except (IndexError, RuntimeError):
+        check()
+        raise
     return torch.cat(maps)
 
 # %% ../nbs/04_attribution.ipynb #97842651
