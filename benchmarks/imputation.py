@@ -5,8 +5,9 @@
 Ours is `noisy_linear`, a whole batch at once; theirs is the NoisyLinearImputer of grad-cam (`pip install grad-cam`), image by
 image, on the same images. The two take turns; times are medians of the rounds, the ratio is the median of the ratios of each
 round. Errors are those of a further run without noise: the largest differences, over all pixels of the images that theirs
-has filled too, from scipy's direct solution in float64. Masks: pixels at random, or the highest values of heavily smoothed noise, which are
-a few large blobs as a map of Grad-CAM has them.
+has filled too, from scipy's direct solution in float64. Masks: pixels at random; the highest values of noise that is smoothed a
+little (2 pixels), which are many small spots, as maps of SmoothGrad have them; or of heavily smoothed noise, which are a few
+large blobs, as maps of Grad-CAM have them.
 """
 import argparse
 import statistics
@@ -28,9 +29,17 @@ def random_mask(rng, size, fraction):
     return rng.random((size, size)) < fraction
 
 
-def blob_mask(rng, size, fraction):
-    field = gaussian_filter(rng.standard_normal((size, size)), size / 10)
+def smooth_mask(rng, size, fraction, pixels):
+    field = gaussian_filter(rng.standard_normal((size, size)), pixels)
     return field > np.quantile(field, 1 - fraction)
+
+
+def spots_mask(rng, size, fraction):
+    return smooth_mask(rng, size, fraction, 2)
+
+
+def blob_mask(rng, size, fraction):
+    return smooth_mask(rng, size, fraction, size / 10)
 
 
 def exact(image, mask):
@@ -92,7 +101,7 @@ def main():
     print("| size | mask | removed, % | roar_nb, ms/image | grad-cam, ms/image | ratio | error of roar_nb | error of grad-cam |")
     print("|---|---|---|---|---|---|---|---|")
     for size, n, theirs in zip(args.sizes, args.images, args.theirs):
-        for make in (random_mask, blob_mask):
+        for make in (random_mask, spots_mask, blob_mask):
             for removed in args.removed:
                 mask = torch.tensor(np.stack([make(rng, size, removed / 100) for _ in range(n)]))
                 images = torch.tensor(rng.random((n, 3, size, size), dtype=np.float32))
