@@ -219,11 +219,13 @@ def attribute_fitting(model, images, labels, method, kwargs, context, # see `att
 def _as_labels(labels, n) -> torch.Tensor: # (N,) int64
     labels = torch.as_tensor(labels).cpu()
     if tuple(labels.shape) != (n,): raise AttributionError(f"labels: expected {n} classes, one for each image, not shape {tuple(labels.shape)}")
+    if labels.is_floating_point() or labels.min() < 0: raise AttributionError(f"labels: expected class numbers from 0, not {labels.tolist()[:8]}")
     return labels.long()
 
-def _check_classes(model, image, labels): # (1,C,H,W) on the model's device
-    with frozen(model), torch.no_grad(): classes = model(image).shape[-1]
-    if labels.min() < 0 or labels.max() >= classes: raise AttributionError(f"labels: expected classes from 0 to {classes - 1}, as the model has {classes} logits, not {labels.min()} to {labels.max()}")
+def _check_classes(model, image, labels): # (1,C,H,W) on the model's device; (N,) or None
+    with frozen(model), torch.no_grad(): logits = model(image)
+    if not torch.is_tensor(logits) or logits.ndim != 2: raise AttributionError(f"{type(model).__name__} must return logits (B,classes), not {tuple(getattr(logits, 'shape', ())) or type(logits).__name__}")
+    if labels is not None and labels.max() >= (n := logits.shape[1]): raise AttributionError(f"labels: expected classes from 0 to {n - 1}, as the model has {n} logits, not {labels.max()}")
 
 def attribute(model:nn.Module, # returns logits (B,classes)
               images:torch.Tensor, # (N,C,H,W) normalised
@@ -244,14 +246,14 @@ def attribute(model:nn.Module, # returns logits (B,classes)
     found, rows, maps = get_method(method, reduction, batched, abs), Rows(batch_size), []
     device = next((p.device for p in model.parameters()), images.device)
     context = Context(torch.arange(len(images)), seed, mean, std, relevance, references)
-    check = lambda: labels is None or _check_classes(model, images[:1].to(device), labels)
+    check = lambda: _check_classes(model, images[:1].to(device), labels)
     if device.type != 'cpu': check()   # there a wrong class ends the process
     try:
         with frozen(model), in_precision(model, device, dtype):
             for i in torch.arange(len(images)).split(batch_size):
                 y = None if labels is None else labels[i].to(device)
                 maps.append(attribute_fitting(model, images[i].to(device), y, found, kwargs, context.at(i), rows).cpu())
-    except (IndexError, RuntimeError):
+    except (AttributeError, IndexError, RuntimeError, TypeError):
         check()
         raise
     return torch.cat(maps)

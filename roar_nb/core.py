@@ -174,9 +174,17 @@ def tensor_hash(*tensors) -> str: # 16 hexadecimal digits
         if t.numel(): h.update(t.reshape(-1).view(torch.uint8).numpy())
     return h.hexdigest()[:16]
 
+# %% ../nbs/00_core.ipynb #029f4a39
+def _parts(v, module, seen) -> list: # of str
+    "What a value consists of: numbers and texts, and the sources of the module's own functions and classes"
+    if isinstance(v, functools.partial): v = v.func, v.args, v.keywords
+    if isinstance(v, dict): v = list(v.items())
+    if isinstance(v, (list, tuple)): return [part for o in v for part in _parts(o, module, seen)]
+    if (inspect.isroutine(v) or inspect.isclass(v)) and v.__module__ == module: return _sources(v, seen)
+    return [repr(v) if isinstance(v, (int, float, str, bytes, type(None))) else getattr(v, '__qualname__', type(v).__qualname__)]
+
 def _sources(o, seen) -> list: # of str
     "The source of a function or class, and what it names in its module: functions, classes and CONSTANTS"
-    if isinstance(o, functools.partial): return [repr((o.args, o.keywords)), *_sources(o.func, seen)]
     o = o if inspect.isroutine(o) or inspect.isclass(o) else type(o)
     if o in seen: return []
     seen.add(o)
@@ -185,15 +193,19 @@ def _sources(o, seen) -> list: # of str
     beside, out = vars(sys.modules.get(o.__module__, object)), [text]
     for name in sorted(set(re.findall(r'[^\W\d]\w*', text)) & set(beside)):
         v = beside[name]
-        if name.isupper() and isinstance(v, (int, float, str, tuple, type(None))): out.append(f'{name} = {v!r}')
+        if name.isupper(): out += [name, *_parts(v, o.__module__, seen)]
         elif (inspect.isroutine(v) or inspect.isclass(v)) and getattr(v, '__module__', None) == o.__module__: out += _sources(v, seen)
     return out
 
 def source_hash(fn) -> str|None: # None for functions of this package and for those without source
     "A hash of a user's function or class and of what it names in its own module, so that an edited one is noticed"
-    if (getattr(fn, '__module__', '') or '').startswith('roar_nb.'): return None
-    return fingerprint(found) if (found := _sources(fn, set())) else None
+    inner, seen = fn, set()
+    while isinstance(inner, functools.partial): inner = inner.func
+    module = getattr(inner, '__module__', None) or ''
+    if module.startswith('roar_nb.') or not (found := _sources(inner, seen)): return None
+    return fingerprint(found if inner is fn else found + _parts(fn, module, seen))
 
+# %% ../nbs/00_core.ipynb #ccd52866
 def differences(old:dict, new:dict, prefix='') -> list: # lines 'key: old → new'
     "Where two nested specifications differ"
     lines = []

@@ -298,6 +298,7 @@ class _Solver:
         _solve(*_crop(*part), memory)
         self.free.append(memory)
 
+# %% ../nbs/08_imputation.ipynb #14bd8391
 def _in_threads(f, items, n):
     "Each item in a thread of its own that computes with one core, `n` at a time"
     if n <= 1: return [f(o) for o in items]

@@ -65,17 +65,17 @@ def integrated_gradients(model, images, labels,
 # %% ../nbs/05_methods.ipynb #e9c06268
 def last_conv_layer(model, images) -> str:
     "The name of the outermost module that holds a convolution and gives maps, the last of them to run"
-    if any('attention' in type(m).__name__.lower() for m in model.modules()):
-        raise AttributionError(f"{type(model).__name__} has attention layers, so that no convolutional stage is the last; give kwargs.layer")
-    ran, hooks = [], []
+    ran, hooks, attends = [], [], lambda m: 'attention' in type(m).__name__.lower()
     for name, m in model.named_modules():
-        if name and any(isinstance(o, nn.Conv2d) for o in m.modules()):
-            hooks.append(m.register_forward_hook(lambda m, i, o, name=name: ran.append((name, o))))
+        if name and (attends(m) or any(isinstance(o, nn.Conv2d) for o in m.modules())):
+            hooks.append(m.register_forward_hook(lambda m, i, o, name=name: ran.append((name, o, attends(m)))))
     try:
         with torch.no_grad(): model(images[:1])
     finally:
         for h in hooks: h.remove()
-    maps = [n for n, o in ran if torch.is_tensor(o) and o.ndim == 4 and o.shape[-1]*o.shape[-2] > 1]
+    maps = [n for n, o, attention in ran if attention or torch.is_tensor(o) and o.ndim == 4 and o.shape[-1]*o.shape[-2] > 1]
+    if maps and attends(model.get_submodule(maps[-1])):
+        raise AttributionError(f"{type(model).__name__} ends with attention layers, not with a convolutional stage; give kwargs.layer")
     if not maps: raise AttributionError(f"{type(model).__name__} has no convolutional layer with positions; give kwargs.layer")
     return maps[-1]
 
@@ -88,7 +88,7 @@ def _map_layer(model, images, layer) -> nn.Module:
         with torch.no_grad(): model(images[:1])
     finally: hook.remove()
     if not shapes: raise AttributionError(f"kwargs.layer: {layer!r} does not run in eval mode")
-    if len(shapes[-1]) != 4 or math.prod(shapes[-1][2:]) == 1: raise AttributionError(f"kwargs.layer: {layer!r} gives {shapes[-1]}, not (B,C,H,W) with several positions")
+    if not isinstance(shapes[-1], tuple) or len(shapes[-1]) != 4 or math.prod(shapes[-1][2:]) == 1: raise AttributionError(f"kwargs.layer: {layer!r} gives {shapes[-1]}, not (B,C,H,W) with several positions")
     return module
 
 def _upsample(maps, images): return LayerAttribution.interpolate(maps.float(), tuple(images.shape[-2:]), 'bilinear')

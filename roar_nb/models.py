@@ -254,8 +254,10 @@ class _ExactHead(TorchFunctionMode):
         super().__init__()
         self.weight = next((m.weight for m in reversed(list(model.modules())) if isinstance(m, nn.Linear)), None)
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is not F.linear or args[1] is not self.weight: return func(*args, **(kwargs or {}))
-        with torch.autocast(args[0].device.type, enabled=False): return func(args[0].to(self.weight.dtype), *args[1:], **(kwargs or {}))
+        return (self.linear if func is F.linear else func)(*args, **(kwargs or {}))
+    def linear(self, input, weight, bias=None):
+        if weight is not self.weight: return F.linear(input, weight, bias)
+        with torch.autocast(input.device.type, enabled=False): return F.linear(input.to(weight.dtype), weight, bias)
 
 @contextlib.contextmanager
 def in_precision(model:nn.Module, device, # where it runs

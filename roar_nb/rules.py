@@ -25,22 +25,29 @@ from .attribution import check_number, register
 from .methods import baseline_of, copies_at_a_time, gradcam, references_for
 
 # %% ../nbs/06_rules.ipynb #67bccc27
-class Rules(TorchFunctionMode):
-    "While it is open, the given functions of torch are called by rules: `rule(func, *args, **kwargs)`, which may decline by NotImplemented"
-    def __init__(self, rules:dict, # function -> rule
-                 otherwise=lambda func, *args, **kwargs: NotImplemented): # the rule of all other functions
-        super().__init__()
-        self.rules, self.otherwise, self.met = rules, otherwise, 0
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        out = self.rules.get(func, self.otherwise)(func, *args, **(kwargs or {}))
-        if out is NotImplemented: return func(*args, **(kwargs or {}))
-        self.met += 1
-        return out
-
 T = torch.Tensor
 RELUS = [F.relu, torch.relu, torch.relu_, T.relu, T.relu_, F.relu6]
 OTHERS = [F.leaky_relu, F.leaky_relu_, F.elu, F.elu_, F.selu, F.celu, F.gelu, F.silu, F.mish, F.hardswish, F.tanh, torch.tanh, T.tanh, F.hardtanh, F.softsign]   # 0 at 0
 GATES = [F.sigmoid, torch.sigmoid, T.sigmoid, F.hardsigmoid, F.softplus]      # not 0 at 0
+
+def _in_place(func, args, kwargs): # of the lists above, whose only Boolean argument is `inplace`
+    return func in (*RELUS, *OTHERS, *GATES) and (func.__name__.endswith('_') or kwargs.get('inplace') is True or any(o is True for o in args))
+
+class Rules(TorchFunctionMode):
+    "While it is open, the given functions of torch are called by rules: `rule(func, *args, **kwargs)`, which may decline by NotImplemented"
+    def __init__(self, rules:dict, # function -> rule
+                 otherwise=lambda func, *args, **kwargs: NotImplemented): # the rule of all other functions, and where a rule declines
+        super().__init__()
+        self.rules, self.otherwise, self.met = rules, otherwise, 0
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if not args and 'input' in kwargs: args = (kwargs.pop('input'),)
+        for rule in (self.rules.get(func, self.otherwise), self.otherwise):
+            out = rule(func, *args, **kwargs)
+            if out is not NotImplemented: break
+        else: return func(*args, **kwargs)
+        self.met += 1
+        return args[0].copy_(out) if _in_place(func, args, kwargs) else out
 
 def plain(func, x, args, kwargs):
     "The function's value; `x` stays as it is even if the function works in place"
@@ -120,13 +127,17 @@ def _refuse(func, name, model, within=None):
 
 def refusals(model, name, within=None) -> dict: # function -> rule
     "Functions without a rule, which raise an error"
-    def never(func, x, *args, **kwargs):
-        return _refuse(func, name, model, within) if torch.is_tensor(x) and x.requires_grad else NotImplemented
-    def product(func, x, y, *args, **kwargs):
-        return _refuse(func, name, model, within) if all(torch.is_tensor(o) and o.requires_grad for o in (x, y)) else NotImplemented
-    products = [torch.mul, torch.div, torch.matmul, torch.bmm, *(getattr(T, k) for k in ('mul', 'mul_', '__mul__', '__rmul__', '__imul__', 'div', '__truediv__', 'matmul', '__matmul__'))]
-    others = [F.softmax, torch.softmax, T.softmax, F.layer_norm, F.group_norm, F.instance_norm, F.scaled_dot_product_attention, torch.prelu, F.adaptive_max_pool2d, F.multi_head_attention_forward]
-    return {**dict.fromkeys(products, product), **dict.fromkeys(others, never)}
+    active = lambda args, kwargs: [torch.is_tensor(o) and o.requires_grad for o in (*args, *kwargs.values())]
+    def never(func, *args, **kwargs):
+        return _refuse(func, name, model, within) if any(active(args, kwargs)) else NotImplemented
+    def product(func, *args, **kwargs):
+        return _refuse(func, name, model, within) if sum(active(args, kwargs)) > 1 else NotImplemented
+    def quotient(func, *args, **kwargs):
+        return _refuse(func, name, model, within) if any(active(args, kwargs)[1:]) else NotImplemented
+    products = [torch.mul, torch.matmul, torch.bmm, *(getattr(T, k) for k in ('mul', 'mul_', '__mul__', '__rmul__', '__imul__', 'matmul', '__matmul__'))]
+    quotients = [torch.div, torch.true_divide, *(getattr(T, k) for k in ('div', 'div_', '__truediv__', '__itruediv__'))]
+    others = [T.__rdiv__, T.__rtruediv__, T.reciprocal, torch.reciprocal, F.softmax, torch.softmax, T.softmax, F.layer_norm, F.group_norm, F.instance_norm, F.scaled_dot_product_attention, torch.prelu, F.adaptive_max_pool2d, F.multi_head_attention_forward]
+    return {**dict.fromkeys(products, product), **dict.fromkeys(quotients, quotient), **dict.fromkeys(others, never)}
 
 # %% ../nbs/06_rules.ipynb #04a55d36
 def _picked(x, at): return x.flatten(2).gather(2, at.flatten(2)).view(at.shape)
@@ -168,19 +179,21 @@ class _Chords:
         return y
 
 # %% ../nbs/06_rules.ipynb #a04c9992
-def _deeplift(model, images, labels, baseline, name):
+def _deeplift(model, images, labels, baseline, name, check=True): # check: see `_must_add_up`
     "Values for one baseline, (1,C,H,W) or (B,C,H,W)"
-    chords, x = _Chords(model, name), images.detach().clone().requires_grad_()
+    chords, x, device = _Chords(model, name), images.detach().clone().requires_grad_(), images.device
     before = chords.remember(model, baseline).expand(len(images), -1).gather(1, labels[:, None])[:, 0]
     with Rules(chords.rules): scores = model(x).gather(1, labels[:, None])[:, 0]
     values = torch.autograd.grad(scores.sum(), x)[0]*(images - baseline)
-    _must_add_up(values, scores.detach().float(), before.float(), model, name, rough=torch.is_autocast_enabled(images.device.type))
+    if not torch.is_autocast_enabled(device.type): _must_add_up(values, scores.detach(), before, model, name)
+    elif check:
+        with autocast(device, torch.float32): _deeplift(model, images[:1], labels[:1], baseline[:1], name)
     return values
 
-def _must_add_up(values, scores, before, model, name, rough): # rough: computed in bfloat16
+def _must_add_up(values, scores, before, model, name):
     "The values of an image add up to the change of its logit, unless something nonlinear had no rule"
-    gap, (a, b) = (values.flatten(1).sum(1) - (scores - before)).abs(), (.05, .05) if rough else (1e-3, 1e-4)
-    if (gap > a*values.flatten(1).abs().sum(1) + b*scores.abs()).any():
+    gap = (values.flatten(1).sum(1) - (scores - before)).abs()
+    if (gap > 1e-3*values.flatten(1).abs().sum(1) + 1e-4*scores.abs()).any():
         raise AttributionError(f"{name}: {type(model).__name__} calls a nonlinear function that has no rule: the values do not add up to the change of the logit; "
                                f"use a method that needs gradients alone, such as integrated_gradients")
 
@@ -199,7 +212,7 @@ def deeplift_shap(model, images, labels,
                   seed:int=0): # of the references, if there are none
     "The mean of DeepLIFT over reference images (Lundberg & Lee 2017); a pass for each"
     refs = references_for(images, references, seed=seed)
-    return sum(_deeplift(model, images, labels, r[None], 'deeplift_shap') for r in refs)/len(refs)
+    return sum(_deeplift(model, images, labels, r[None], 'deeplift_shap', check=i == 0) for i, r in enumerate(refs))/len(refs)
 
 # %% ../nbs/06_rules.ipynb #215bb72d
 def _stable(z, eps):

@@ -126,7 +126,7 @@ def _check_arguments(method, kwargs, what, model):
     for k in kwargs:
         if not free and k not in list(known)[3:]: raise ConfigError(f"{what}.{k}: {method.name} has no such argument{nearest(k, list(known)[3:])}")
     if isinstance(layer := kwargs.get('layer'), str): get_layer(model, layer, f'{what}.layer')
-    if isinstance(base := kwargs.get('base'), str):
+    if 'base_kwargs' in known and isinstance(base := kwargs.get('base'), str):   # an ensemble
         _check_arguments(get_method(base, batched=kwargs.get('base_batched'), what=f'{what}.base'), kwargs.get('base_kwargs') or {}, f'{what}.base_kwargs', model)
 
 def _check_method(entry, what, model):

@@ -21,17 +21,18 @@ from .attribution import ASKED, Context, Method, Rows, attribute_fitting, frozen
 from .models import in_precision, memory_format, model_checksum
 
 # %% ../nbs/07_store.ipynb #8ec7ce3d
-def _base_sources(kwargs) -> list: # of hashes
+def _base_sources(method, kwargs) -> list: # of hashes
     "The sources of an ensemble's base, and of that one's base, if they are the user's"
-    if not isinstance(base := kwargs.get('base'), str): return []
-    return [h for h in [source_hash(get_method(base).fn)] if h] + _base_sources(kwargs.get('base_kwargs') or {})
+    if 'base_kwargs' not in inspect.signature(method.fn).parameters or not isinstance(base := kwargs.get('base'), str): return []
+    base = get_method(base)
+    return [h for h in [source_hash(base.fn)] if h] + _base_sources(base, kwargs.get('base_kwargs') or {})
 
 def store_spec(model, # whose decisions are explained
                ds, # the images
                method:Method, kwargs:dict, target:str, dtype, precision, seed) -> dict:
     "What the maps depend on"
     defaults = {k: p.default for k, p in list(inspect.signature(method.fn).parameters.items())[3:] if p.default is not p.empty and k not in ASKED}
-    base = _base_sources(kwargs) or None
+    base = _base_sources(method, kwargs) or None
     spec = dict(model=model_checksum(model), network=fingerprint([repr(model), source_hash(type(model))]), dataset=ds.fingerprint(), images=len(ds),
                 method=method.name, source=source_hash(method.fn), base=base, kwargs={**defaults, **kwargs}, reduction=method.reduction, abs=method.abs, target=target,
                 dtype=str(dtype).removeprefix('torch.'), precision=str(precision).removeprefix('torch.'), seed=seed)
