@@ -24,7 +24,7 @@ from .data import Splits, as_imagenet, is_imagenet, load_data
 from .models import build_model, get_layer, load_weights, memory_format, num_outputs, read_weights, save_weights
 from .training import Recipe, check_recipe, evaluate, fit, log_to
 from .attribution import get_method
-from .store import MapsOf, dump, open_maps, store_spec
+from .store import MapsOf, dump, open_maps, store_spec, unknown_classes
 from .imputation import get_imputation
 from .retraining import Grid, grid
 from .perturbation import Protocol, ResponseFile, choose, measures, perturb as perturb_images, stored_maps
@@ -193,13 +193,13 @@ def attribute(run:Run) -> dict: # method name -> {split name: path}
     _begin(run)
     model = run.model('extract_cams.model', run.cfg.seed).to(run.device)
     model = model.to(memory_format=memory_format(model, run.device))
-    failed = {}
+    failed, predicted = {}, {k: unknown_classes(ds) for k, ds in run.splits.items()}
     for i, m in enumerate(cfg.attribution_methods):
         method = _check_method(m, f'extract_cams.attribution_methods.{i}', model)
         try:
             for k, path in stores_of(run)[m.name].items():
                 dump(model, run.split(k), method, path, m.kwargs, cfg.target, cfg.batch_size, cfg.dtype, pick_precision(cfg.precision, run.device),
-                     derive_seed(run.cfg.seed, 'maps', k), run.overwrite, f'{m.name}, {k}')
+                     derive_seed(run.cfg.seed, 'maps', k), run.overwrite, f'{m.name}, {k}', predicted[k])
         except ConfigError: raise
         except Exception as e:
             failed[m.name] = e
@@ -262,6 +262,7 @@ class Perturbation:
         self.run, self.cfg, self.ds, self.model = run, cfg, run.split('test'), run.model('pixel_perturbation_analysis.model', run.cfg.seed)
         self.index, self.dtype = choose(len(self.ds), cfg.test_samples, run.cfg.seed), pick_precision(run.cfg.precision, run.device)
         self.protocols, self.imputations = protocols_of(run)
+        self.predicted = unknown_classes(self.ds)
         extract = run.cfg.extract_cams
         self.map_precision, self.map_seed = pick_precision(extract.precision if extract else 'fp32', run.device), derive_seed(run.cfg.seed, 'maps', 'test')
 
@@ -272,7 +273,7 @@ class Perturbation:
         try: array = open_maps(self.run.folder/'attributions'/entry.name/'test.zarr')
         except StoreError: array = None
         if array is not None and {**array.attrs['spec'], 'dtype': 'float32'} == spec: return stored_maps(array), array.attrs['spec']
-        return MapsOf(self.model, self.ds, method, entry.kwargs, self.cfg.target, self.map_precision, self.map_seed, self.cfg.batch_size), spec
+        return MapsOf(self.model, self.ds, method, entry.kwargs, self.cfg.target, self.map_precision, self.map_seed, self.cfg.batch_size, self.predicted), spec
 
     def files(self, entry, maps_spec) -> list: # of `ResponseFile`, one for each protocol
         "Where the responses for one method are"
