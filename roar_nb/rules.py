@@ -6,7 +6,7 @@ Docs: https://roar-nb.github.io/roar_nb/rules.html.md"""
 
 # %% auto #0
 __all__ = ['T', 'RELUS', 'OTHERS', 'GATES', 'LINEAR', 'LRP_RULES', 'CONTRIBUTIONS', 'Rules', 'plain', 'on_relus',
-           'input_gradient', 'guided_backprop', 'deconvolution', 'guided_gradcam', 'tiny', 'chord', 'with_slope',
+           'input_gradient', 'guided_backprop', 'deconvolution', 'guided_gradcam', 'rms', 'tiny', 'chord', 'with_slope',
            'refusals', 'deeplift', 'deeplift_shap', 'without_batch_norm', 'lrp', 'marginal_contributions',
            'integrated_contributions', 'pathway', 'pathway_grad', 'neuron_mct', 'neuron_intgrad']
 
@@ -33,6 +33,15 @@ GATES = [F.sigmoid, torch.sigmoid, T.sigmoid, F.hardsigmoid, F.softplus]      # 
 def _in_place(func, args, kwargs): # of the lists above, whose only Boolean argument is `inplace`
     return func in (*RELUS, *OTHERS, *GATES) and (func.__name__.endswith('_') or kwargs.get('inplace') is True or any(o is True for o in args))
 
+class _Overwrite(torch.autograd.Function):
+    "`x.copy_(y)`, without the zeros that its gradient would send where `x` came from"
+    @staticmethod
+    def forward(ctx, x, y):
+        ctx.mark_dirty(x)
+        return x.copy_(y)
+    @staticmethod
+    def backward(ctx, g): return None, g
+
 class Rules(TorchFunctionMode):
     "While it is open, the given functions of torch are called by rules: `rule(func, *args, **kwargs)`, which may decline by NotImplemented"
     def __init__(self, rules:dict, # function -> rule
@@ -47,8 +56,9 @@ class Rules(TorchFunctionMode):
             if out is not NotImplemented: break
         else: return func(*args, **kwargs)
         self.met += 1
-        return args[0].copy_(out) if _in_place(func, args, kwargs) else out
+        return _Overwrite.apply(args[0], out) if _in_place(func, args, kwargs) and out is not args[0] else out
 
+# %% ../nbs/06_rules.ipynb #259dcf51
 def plain(func, x, args, kwargs):
     "The function's value; `x` stays as it is even if the function works in place"
     return func(x.clone(), *args, **kwargs)
@@ -96,9 +106,11 @@ def guided_gradcam(model, images, labels, layer:str=None): # as of `gradcam`
     return guided_backprop(model, images, labels)*gradcam(model, images, labels, layer)
 
 # %% ../nbs/06_rules.ipynb #31cb39ad
+def rms(x): # (B,…), to (B,1,…): the root mean square of each image's values
+    return torch.linalg.vector_norm(x.detach(), dim=tuple(range(1, x.ndim)), keepdim=True)/x[0].numel()**.5
+
 def tiny(x): # differences below are rounding, for which the chord is the tangent
-    rms = x.detach().flatten(1).square().mean(1).sqrt()
-    return (4096 if x.dtype.itemsize >= 4 else 4)*torch.finfo(x.dtype).eps*rms.view(-1, *[1]*(x.ndim - 1))
+    return (4096 if x.dtype.itemsize >= 4 else 4)*torch.finfo(x.dtype).eps*rms(x)
 
 def chord(func, x, y, x0, y0, args, kwargs):
     "The slope from (x0,y0) to (x,y), elementwise"
@@ -217,21 +229,21 @@ def deeplift_shap(model, images, labels,
 # %% ../nbs/06_rules.ipynb #215bb72d
 def _stable(z, eps):
     "Away from 0 by `eps` times the root mean square of the image's values"
-    least = (eps*z.detach().float().flatten(1).square().mean(1).sqrt()).clamp_min(1e-30).to(z.dtype)   # a dead layer is 0 everywhere
-    return z + least.view(-1, *[1]*(z.ndim - 1))*torch.where(z < 0, -1, 1)
+    least = (eps*rms(z)).clamp_min(1e-30)   # a dead layer is 0 everywhere
+    return z + torch.copysign(least, z.detach())
 
-def _linear_rule(rho, eps):
+def _linear_rule(rho, eps): # rho: as `_plus`; None: weights as they are
     "A linear layer whose gradient is that of the output under modified weights"
     def rule(func, x, weight, bias=None, *args, **kwargs):
         z = func(x, weight, bias, *args, **kwargs)
         if not x.requires_grad: return z
-        modified = _stable(rho(func, x, weight, bias, *args, **kwargs), eps)
+        modified = _stable(rho(func, x, weight, bias, *args, **kwargs) if rho else z, eps)
         return modified*(z/modified).detach()
     return rule
 
-def _as_is(func, x, w, b, *args, **kwargs): return func(x, w, b, *args, **kwargs)
 def _plus(func, x, w, b, *args, **kwargs):
-    return func(x.clamp(min=0), w.clamp(min=0), None if b is None else b.clamp(min=0), *args, **kwargs) + func(x.clamp(max=0), w.clamp(max=0), None, *args, **kwargs)
+    up = func(x.clamp(min=0), w.clamp(min=0), None if b is None else b.clamp(min=0), *args, **kwargs)
+    return up + func(x.clamp(max=0), w.clamp(max=0), None, *args, **kwargs) if (x < 0).any() else up   # after a ReLU none is
 def _gamma(gamma):
     more = lambda w: None if w is None else w + gamma*w.clamp(min=0)
     return lambda func, x, w, b, *args, **kwargs: func(x, more(w), more(b), *args, **kwargs)
@@ -266,18 +278,19 @@ def lrp(model, images, labels,
     if rule not in LRP_RULES: raise ConfigError(f"kwargs.rule: unknown value {rule!r}{nearest(rule, LRP_RULES)}")
     for name, value, least in (('eps', eps, 1e-12), ('gamma', gamma, 0)): check_number(name, value, least, whole=False)
     merged = model if rule == 'epsilon' else without_batch_norm(model, images[:1])
-    dense = _linear_rule(_gamma(gamma) if rule == 'gamma' else _as_is, eps)
+    dense = _linear_rule(_gamma(gamma) if rule == 'gamma' else None, eps)
     conv = _linear_rule(_plus, eps) if rule == 'epsilon_plus' else dense
     def unchanged(func, x, *args, **kwargs):
         y = plain(func, x, args, kwargs)
         zero = torch.zeros_like(x)
         return with_slope(y, (chord(func, x, y.detach(), zero, zero, args, kwargs), x)) if x.requires_grad else y
+    def as_ever(func, *args, **kwargs): return func(*args, **kwargs)   # the chord of a ReLU from 0 is its gradient
     def unknown(func, *args, **kwargs):
         out = func(*args, **kwargs)
         made = out if isinstance(out, (tuple, list)) else [out]
         if func.__name__ not in LINEAR and any(torch.is_tensor(o) and o.requires_grad for o in made): _refuse(func, 'lrp', model, merged)
         return out
-    rules = {**refusals(model, 'lrp', merged), **dict.fromkeys([*RELUS, *OTHERS], unchanged), **dict.fromkeys([F.conv1d, F.conv2d, F.conv3d], conv), F.linear: dense}
+    rules = {**refusals(model, 'lrp', merged), **dict.fromkeys(RELUS, as_ever), **dict.fromkeys([F.relu6, *OTHERS], unchanged), **dict.fromkeys([F.conv1d, F.conv2d, F.conv3d], conv), F.linear: dense}
     x = images.detach().clone().requires_grad_()
     with Rules(rules, unknown): score = merged(x).gather(1, labels[:, None]).sum()
     return torch.autograd.grad(score, x)[0]*images
