@@ -19,7 +19,7 @@ import pandas as pd
 from fastcore.basics import patch
 
 from .core import (ConfigError, ModelError, RoarError, StoreError, derive_seed, device_name, differences, fingerprint, import_dotted, nearest,
-                          pick_device, pick_precision, read_json, say, source_hash, tensor_hash, versions, write_json, write_text)
+                          pick_device, pick_precision, read_json, reuse_memory, say, source_hash, tensor_hash, versions, write_json, write_text)
 from .data import Splits, as_imagenet, is_imagenet, load_data
 from .models import build_model, get_layer, load_weights, memory_format, num_outputs, read_weights, save_weights
 from .training import Recipe, check_recipe, evaluate, fit, log_to
@@ -54,6 +54,7 @@ class Run:
     def __init__(self, cfg:Config, overwrite:bool=False):
         self.cfg, self.folder, self.overwrite, self.device = cfg, Path(cfg.outdir), overwrite, pick_device(cfg.device)
         pick_precision(cfg.precision, self.device)
+        if self.device.type == 'cpu': reuse_memory()
 
     @property
     def model_sections(self) -> dict: # config key -> model section
