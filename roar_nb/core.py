@@ -7,7 +7,7 @@ Docs: https://roar-nb.github.io/roar_nb/core.html.md"""
 # %% auto #0
 __all__ = ['M_TRIM_THRESHOLD', 'M_MMAP_MAX', 'M_ARENA_MAX', 'RoarError', 'ConfigError', 'DataError', 'ModelError',
            'AttributionError', 'StoreError', 'nearest', 'derive_seed', 'generator', 'hashed_bits', 'hashed_uniform',
-           'hashed_normal', 'seeded', 'pick_device', 'has_bf16', 'pick_precision', 'autocast', 'reuse_memory',
+           'hashed_normal', 'seeded', 'pick_device', 'cores', 'has_bf16', 'pick_precision', 'autocast', 'reuse_memory',
            'import_dotted', 'fingerprint', 'tensor_hash', 'source_hash', 'differences', 'atomic_path', 'write_text',
            'write_json', 'read_json', 'versions', 'device_name', 'progress', 'say', 'duration']
 
@@ -112,6 +112,11 @@ def pick_device(name:str='auto', # auto, cpu, cuda, cuda:N or mps
     if there and device.type == 'cuda' and device.index is not None: there = device.index < torch.cuda.device_count()
     if not there: raise ConfigError(f"device: {name!r} is not available on this machine; try 'auto' or 'cpu'")
     return device
+
+# %% ../nbs/00_core.ipynb #1a8dd1f9
+def cores() -> int:
+    "Processor cores that this process may use"
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 # %% ../nbs/00_core.ipynb #abdaf18e
 def has_bf16(device) -> bool:

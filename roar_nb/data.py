@@ -25,7 +25,7 @@ import torch.nn.functional as F
 import torchvision
 from PIL import Image, UnidentifiedImageError
 
-from .core import DataError, derive_seed, fingerprint, generator, nearest, progress, tensor_hash
+from .core import DataError, cores, derive_seed, fingerprint, generator, nearest, progress, tensor_hash
 
 # %% ../nbs/01_data.ipynb #6503bb4a
 class Batch(NamedTuple):
@@ -304,7 +304,7 @@ class FileSet(BaseSet):
                  mean=None, std=None, # per channel; None: from at most 10,000 of these images
                  image_size:int=224, # side of the centre crop
                  name='', # of the dataset
-                 num_workers:int=4): # processes that decode; 0 = this one
+                 num_workers:int=4): # processes that decode, at most one for each core; 0 = this one
         self.paths, self.labels, self.classes = [str(p) for p in paths], torch.as_tensor(labels).long(), list(classes)
         self.image_size, self.name, self.num_workers, self._mean, self._std = image_size, name, num_workers, mean, std
 
@@ -314,7 +314,7 @@ class FileSet(BaseSet):
     def _for_statistics(self): return stratified(self.labels, min(len(self), 10_000))
 
     def _pixel_batches(self, index):
-        n = min(self.num_workers, len(index))
+        n = min(self.num_workers, len(index), cores())
         loader = torch.utils.data.DataLoader(_Files(self.paths, self.image_size), batch_sampler=[i.tolist() for i in index],
                                              num_workers=n, prefetch_factor=4 if n else None, pin_memory=torch.cuda.is_available())
         try: yield from loader

@@ -45,6 +45,11 @@ class Protocol:
         "What is measured for each image"
         return [(order, imputation, p) for order, imputation in self.removals for p in self.percentiles]
 
+    @property
+    def passes(self) -> int:
+        "Forward passes for each image, without the one of the unaltered image"
+        return self.repetitions*sum(p > 0 for *_, p in self.curves)
+
     def for_size(self, size) -> 'Protocol': # size: (H,W) of the images
         "One more region in each step, as per cent of all regions"
         if not self.steps: return self
@@ -90,14 +95,19 @@ def respond(model, # in eval mode, see `frozen`
             mean=None, std=None, # of the normalisation
             seed:int=0, index=None, # of imputations that draw random numbers
             dtype=torch.float32, # of the forward pass
+            tick=None, # called with the number of images after each forward pass
            ) -> torch.Tensor: # (3,B,K) float32: probability, correct, holds; K = len(protocol.curves)
     "The model's answers to all altered copies of a batch"
     target, fill, n = clean[1], _Filler(images, mean, std, index), int(ranks[0].max()) + 1
     masks = lambda order: (removal_mask(ranks, p, order, n) if p else None for p in protocol.percentiles)
     answer = lambda p, predicted: torch.stack([p, (predicted == labels).float(), (predicted == target).float()])
+    def see(altered):
+        found = softmax_of(model, altered, target, dtype)
+        if tick: tick(len(altered))
+        return found
     def once(order, imputation, k): # one repetition of one order: (3,B,P)
         s = derive_seed(seed, 'repetition', k)
-        return torch.stack([answer(*(clean if m is None else softmax_of(model, fill(imputation, m, s), target, dtype))) for m in masks(order)], 2)
+        return torch.stack([answer(*(clean if m is None else see(fill(imputation, m, s)))) for m in masks(order)], 2)
     repetitions = range(protocol.repetitions)
     return torch.cat([sum(once(order, imputations[name], k) for k in repetitions)/len(repetitions) for order, name in protocol.removals], 2)
 
@@ -157,7 +167,7 @@ def response_batches(model, # returns logits (B,classes); in eval mode, see `fro
                      maps_of, # batch -> its maps
                      protocols, # list of `Protocol`
                      mean=None, std=None, # of the normalisation
-                     seed:int=0, dtype=torch.float32, imputations:dict=None,
+                     seed:int=0, dtype=torch.float32, imputations:dict=None, tick=None, # see `respond`
                     ): # yields for each batch a list, one for each protocol, of arrays in the order of ARRAYS
     "Run protocols together: one clean forward pass and one set of maps for all"
     names = {name for p in protocols for _, name in p.removals}
@@ -167,7 +177,7 @@ def response_batches(model, # returns logits (B,classes); in eval mode, see `fro
         maps = _checked(b.images, maps_of(b)).to(b.images.device)
         ranks = {size: ranks_of(maps, size, seed, b.index) for size in {p.region_size for p in protocols}}
         with torch.inference_mode():
-            found = [respond(model, b.images, ranks[p.region_size], p, clean, b.labels, imputations, mean, std, seed, b.index, dtype) for p in protocols]
+            found = [respond(model, b.images, ranks[p.region_size], p, clean, b.labels, imputations, mean, std, seed, b.index, dtype, tick) for p in protocols]
         yield [[np.asarray(o.cpu()) for o in (b.index, b.labels, clean[1], clean[0], *f)] for f in found]
 
 # %% ../nbs/11_perturbation.ipynb #d2d76b74
@@ -298,8 +308,8 @@ def perturb(model, # returns logits (B,classes)
     model = model.to(device, memory_format=memory_format(model, device))
     groups = {done: [f for f in files if f.done == done] for done in sorted({f.done for f in files if f.done < f.n})}
     for done, together in groups.items():
-        batches = ds.batches(batch_size, index[done:], device)
-        with frozen(model), progress(total=len(index), initial=done, desc=desc, unit='image') as bar:
-            for found in response_batches(model, batches, maps_of, [f.protocol for f in together], ds.mean, ds.std, seed, dtype, imputations):
+        batches, protocols = ds.batches(batch_size, index[done:], device), [f.protocol for f in together]
+        passes = sum(p.passes for p in protocols)
+        with frozen(model), progress(total=len(index)*passes, initial=done*passes, desc=desc, unit=' pass') as bar:
+            for found in response_batches(model, batches, maps_of, protocols, ds.mean, ds.std, seed, dtype, imputations, bar.update):
                 for f, arrays in zip(together, found): f.add(arrays)
-                bar.update(len(arrays[0]))
