@@ -9,6 +9,7 @@ __all__ = ['CHUNK', 'SMALL', 'EASY', 'WIDE', 'IMPUTATIONS', 'fill', 'channel_mea
            'linear', 'noisy_linear', 'mask_only', 'Imputation', 'get_imputation']
 
 # %% ../nbs/08_imputation.ipynb #fdba56ca
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import isqrt, prod
@@ -170,6 +171,9 @@ def _vcycle(levels, r): # (N,C,h+2,w+2)
     return z.addcmul_(torch.sub(r, y, out=y), A.step)
 
 # %% ../nbs/08_imputation.ipynb #bdffbac5
+def _unsolved(steps):
+    warnings.warn(f"linear imputation: not within 1e-4 of the solution after {steps} steps; are there NaN or infinite values in the images?")
+
 def _size(x): return torch.maximum(x.amax((2, 3), True), -x.amin((2, 3), True))
 
 def _solve(x, mask, out, memory, tol=2e-5, most=50): # (N,C,H,W) float32, (N,1,H,W) bool
@@ -195,6 +199,7 @@ def _solve(x, mask, out, memory, tol=2e-5, most=50): # (N,C,H,W) float32, (N,1,H
         r.addcmul_(Ap, step, value=-1)
         going = going & (size > tol)   # which is about the error before this step
         if not going.any(): break
+    else: _unsolved(most)
     torch.where(mask, _core(u) + mean, x, out=out)
 
 # %% ../nbs/08_imputation.ipynb #dea1da79
@@ -270,6 +275,7 @@ def _solve_few(x, mask, out, wide, tol=1e-5, most=1000): # (N,C,H,W) float32, (N
         u.add_(p*step)
         r.sub_(Ap.mul_(step))
         if step*max(p.max(), -p.min()) < tol: break
+    else: _unsolved(most)
     out.movedim(1, 3)[A.image, A.y, A.x] = u.mul_(size).add_(mean)
 
 # %% ../nbs/08_imputation.ipynb #e06e4b75
