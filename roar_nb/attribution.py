@@ -116,9 +116,11 @@ ASKED = ('context', *Context.__dataclass_fields__) # what a method gets if it ha
 def frozen(model:nn.Module):
     "Eval mode, no weight gradients; everything as before afterwards"
     modes, grads = {m: m.training for m in model.modules()}, {p: p.requires_grad for p in model.parameters()}
+    buffers = [(b, b.clone()) for b in model.buffers() if not b.is_inference()]
     model.eval().requires_grad_(False)
     try: yield model
     finally:
+        for b, old in buffers: b.data.copy_(old)
         for m, mode in modes.items(): m.training = mode
         for p, g in grads.items(): p.requires_grad_(g)
 
@@ -161,14 +163,15 @@ def _asked(method, kwargs, context) -> dict:
         if v is None and known[k].default is known[k].empty: raise AttributionError(f"{method.name} asks for {k}, which is not given here")
     return {k: v for k, v in given.items() if v is not None}
 
-def call_method(method:Method, model, # in eval mode, see `frozen`
+def call_method(method:Method, model, # in eval mode; what the method does to it is undone, see `frozen`
                 images:torch.Tensor, # (B,C,H,W) normalised, on the model's device
                 labels:torch.Tensor, # (B,) classes to explain
                 kwargs:dict, # the method's own arguments
                 context:Context,
                ) -> torch.Tensor: # (B,C,H,W) or (B,1,H,W) float32
     "Maps of one batch, with their channels"
-    call = lambda x, y, c: method.fn(model, x, y, **_asked(method, kwargs, c), **kwargs)
+    def call(x, y, c):
+        with frozen(model): return method.fn(model, x, y, **_asked(method, kwargs, c), **kwargs)
     with torch.enable_grad():
         if method.batched: return _as_maps(call(images, labels, context), images, method)
         return torch.cat([_as_map(call(x, int(y), context.at([i])), x, method).cpu() for i, (x, y) in enumerate(zip(images.split(1), labels))])

@@ -8,14 +8,16 @@ Docs: https://roar-nb.github.io/roar_nb/core.html.md"""
 __all__ = ['M_TRIM_THRESHOLD', 'M_MMAP_MAX', 'M_ARENA_MAX', 'RoarError', 'ConfigError', 'DataError', 'ModelError',
            'AttributionError', 'StoreError', 'nearest', 'derive_seed', 'generator', 'hashed_bits', 'hashed_uniform',
            'hashed_normal', 'seeded', 'pick_device', 'cores', 'has_bf16', 'pick_precision', 'autocast', 'reuse_memory',
-           'import_dotted', 'fingerprint', 'tensor_hash', 'source_hash', 'differences', 'atomic_path', 'write_text',
-           'write_json', 'read_json', 'versions', 'device_name', 'progress', 'say', 'duration']
+           'as_json', 'fingerprint', 'tensor_hash', 'source_hash', 'differences', 'load_module', 'import_dotted',
+           'atomic_path', 'write_text', 'write_json', 'read_json', 'versions', 'device_name', 'progress', 'say',
+           'duration']
 
 # %% ../nbs/00_core.ipynb #eae1a369
-import contextlib, ctypes, difflib, functools, hashlib, importlib, inspect, json, math, os, platform, re, sys, tempfile
+import contextlib, ctypes, difflib, functools, hashlib, importlib, inspect, json, math, os, platform, re, sys, sysconfig, tempfile, types
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 import torch
 from tqdm.std import tqdm
 
@@ -152,31 +154,21 @@ def reuse_memory() -> bool: # was it done?
     mallopt = ctypes.CDLL(None).mallopt
     return all(mallopt(*o) for o in ((M_TRIM_THRESHOLD, -1), (M_MMAP_MAX, 0), (M_ARENA_MAX, 1)))
 
-# %% ../nbs/00_core.ipynb #4990bdf6
-def import_dotted(name:str, # e.g. 'torchvision.models.resnet50'
-                  what:str='name', # for the error message, e.g. a config key
-                 ):
-    "The object behind a dotted name"
-    module, _, attr = name.rpartition('.')
-    if not module: raise ConfigError(f"{what}: {name!r} is not a dotted name like 'package.module.function'")
-    try: found = importlib.import_module(module)
-    except ModuleNotFoundError as e:
-        outer, _, cls = module.rpartition('.')
-        if outer and e.name == module and inspect.isclass(found := getattr(importlib.import_module(outer), cls, None)) and hasattr(found, attr): return getattr(found, attr)
-        if e.name and (module + '.').startswith(e.name + '.'):
-            raise ConfigError(f"{what}: no module {e.name!r} (from {name!r}); is it installed, or its folder importable?") from e
-        raise ConfigError(f"{what}: importing {module!r} failed: {e}") from e
-    except Exception as e: raise ConfigError(f"{what}: importing {module!r} failed: {type(e).__name__}: {e}") from e
-    if not hasattr(found, attr):
-        public = [o for o in dir(found) if not o.startswith('_')]
-        raise ConfigError(f"{what}: module {module!r} has no {attr!r}{nearest(attr, difflib.get_close_matches(attr, public, 5) or public[:20])}")
-    return getattr(found, attr)
-
 # %% ../nbs/00_core.ipynb #3573cb09
-def fingerprint(spec, # anything JSON can hold
+def _word(v) -> str:
+    "What JSON cannot hold: tensors, arrays and networks by their values, functions and classes by name and source"
+    if torch.is_tensor(v) or isinstance(v, np.ndarray): return tensor_hash(torch.as_tensor(v))
+    if isinstance(v, torch.nn.Module): return f'{v} {tensor_hash(*v.state_dict().values())}'
+    return f"{getattr(v, '__qualname__', type(v).__qualname__)} {source_hash(v)}" if callable(v) else str(v)
+
+def as_json(spec): # anything
+    "A specification as it will be when it is read back"
+    return json.loads(json.dumps(spec, default=_word))
+
+def fingerprint(spec, # anything
                ) -> str: # 16 hexadecimal digits
     "A short hash of a specification"
-    text = json.dumps(spec, sort_keys=True, default=str)
+    text = json.dumps(spec, sort_keys=True, default=_word)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 def tensor_hash(*tensors) -> str: # 16 hexadecimal digits
@@ -189,35 +181,58 @@ def tensor_hash(*tensors) -> str: # 16 hexadecimal digits
     return h.hexdigest()[:16]
 
 # %% ../nbs/00_core.ipynb #029f4a39
+@functools.cache
+def _read(o, codes): return inspect.getsource(o)
+
+def _compiled(o): # code objects of a function, or of a class's
+    return tuple(v.__code__ for v in (o, *vars(o).values()) if hasattr(v, '__code__'))
+
+def _text(o) -> str: # '' if there is none
+    "The source of a function or class when it was first asked for; new code in an old function, as reloading leaves it, is another"
+    o = getattr(o, '__func__', o)
+    try: return _read(o, _compiled(o))
+    except (OSError, TypeError): return ''
+
+def _is_plain(v): return all(map(_is_plain, v)) if isinstance(v, tuple) else isinstance(v, (int, float, str, bytes, type(None)))
+
 def _parts(v, module, seen) -> list: # of str
-    "What a value consists of: numbers and texts, and the sources of the module's own functions and classes"
+    "What a value consists of: numbers and texts, and the sources of the module's own functions, classes and objects"
     if isinstance(v, functools.partial): v = v.func, v.args, v.keywords
     if isinstance(v, dict): v = list(v.items())
     if isinstance(v, (list, tuple)): return [part for o in v for part in _parts(o, module, seen)]
-    if (inspect.isroutine(v) or inspect.isclass(v)) and v.__module__ == module: return _sources(v, seen)
-    return [repr(v) if isinstance(v, (int, float, str, bytes, type(None))) else getattr(v, '__qualname__', type(v).__qualname__)]
+    if _is_plain(v): return [repr(v)]
+    if inspect.isroutine(v) or inspect.isclass(v): return _sources(v, seen) if v.__module__ == module else [v.__qualname__]
+    if type(v).__module__ != module: return [tensor_hash(v) if torch.is_tensor(v) else type(v).__qualname__]
+    if id(v) in seen: return []
+    seen.add(id(v))
+    return _sources(type(v), seen) + _parts(getattr(v, '__dict__', {}), module, seen)
+
+# %% ../nbs/00_core.ipynb #0cb3f766
+def _enclosed(o) -> list: # values
+    "What a function holds besides its text: what is around it, and the object of a bound method"
+    filled = [c.cell_contents for c in getattr(o, '__closure__', None) or () if c != types.CellType()]
+    return [*filled, *filter(None, [getattr(o, '__self__', None)])]
 
 def _sources(o, seen) -> list: # of str
-    "The source of a function or class, and what it names in its module: functions, classes and CONSTANTS"
-    o = o if inspect.isroutine(o) or inspect.isclass(o) else type(o)
-    if o in seen: return []
-    seen.add(o)
-    try: text = inspect.getsource(o)
-    except (OSError, TypeError): return []
-    beside, out = vars(sys.modules.get(o.__module__, object)), [text]
-    for name in sorted(set(re.findall(r'[^\W\d]\w*', text)) & set(beside)):
+    "The source of a function or class, and what it names in its module: functions, classes, CONSTANTS, and the numbers and texts it reads"
+    if id(o) in seen or not (text := _text(o)): return []
+    seen.add(id(o))
+    beside, out = vars(sys.modules.get(o.__module__, object)), [text, *_parts(_enclosed(o), o.__module__, seen)]
+    code = set().union(*map(_codes, _compiled(o)))
+    reads, sets = {n for c in code for n in c.co_names}, set(re.findall(r'\w+', ' '.join(re.findall(r'\bglobal\b(.*)', text))))
+    for name in sorted(set(re.findall(r'[^\W\d]\w*', text)) & set(beside) - sets):
         v = beside[name]
-        if name.isupper(): out += [name, *_parts(v, o.__module__, seen)]
-        elif (inspect.isroutine(v) or inspect.isclass(v)) and getattr(v, '__module__', None) == o.__module__: out += _sources(v, seen)
+        if name.isupper() or _is_plain(v) and name in reads and not name.startswith('__'): out += [name, *_parts(v, o.__module__, seen)]
+        elif getattr(v, '__module__', None) == o.__module__: out += _parts(v, o.__module__, seen)
     return out
 
 def source_hash(fn) -> str|None: # None for functions of this package and for those without source
-    "A hash of a user's function or class and of what it names in its own module, so that an edited one is noticed"
-    inner, seen = fn, set()
+    "A hash of a user's function, class or callable object and of what it names in its own module, so that an edited one is noticed"
+    inner = fn
     while isinstance(inner, functools.partial): inner = inner.func
+    if not inspect.isroutine(inner) and not inspect.isclass(inner): inner = type(inner)
     module = getattr(inner, '__module__', None) or ''
-    if module.startswith('roar_nb.') or not (found := _sources(inner, seen)): return None
-    return fingerprint(found if inner is fn else found + _parts(fn, module, seen))
+    return None if module.startswith('roar_nb.') or not _text(inner) else fingerprint(_parts(fn, module, set()))
 
 # %% ../nbs/00_core.ipynb #ccd52866
 def differences(old:dict, new:dict, prefix='') -> list: # lines 'key: old → new'
@@ -228,6 +243,54 @@ def differences(old:dict, new:dict, prefix='') -> list: # lines 'key: old → ne
         if isinstance(a, dict) and isinstance(b, dict): lines += differences(a, b, f'{prefix}{k}.')
         elif a != b: lines.append(f'{prefix}{k}: {a} → {b}')
     return lines
+
+# %% ../nbs/00_core.ipynb #1ed9dffc
+_LOADED = {}   # module name -> its text when it was loaded
+
+def _is_own(module):
+    "Is this a file of the user's, not one of Python's, of an installed package or of this one?"
+    file = getattr(module, '__file__', None) or ''
+    installed = {'site-packages', 'dist-packages'} & set(Path(file).parts) or file.startswith(sysconfig.get_path('stdlib'))
+    return file.endswith('.py') and not installed and module.__name__.partition('.')[0] != 'roar_nb'
+
+def _codes(code): # all code objects in one
+    return {code}.union(*(_codes(c) for c in code.co_consts if inspect.iscode(c)))
+
+def _made_of(module, text) -> bool:
+    "Do a module's functions come from this text?"
+    there = _codes(compile(text, module.__file__, 'exec', dont_inherit=True))
+    return all(f.__code__ in there for f in vars(module).values() if inspect.isfunction(f) and f.__code__.co_filename == module.__file__)
+
+def load_module(name:str):
+    "A module by its dotted name; one's own is loaded again if its file has changed"
+    known, module = name in sys.modules, importlib.import_module(name)
+    if not _is_own(module): return module
+    text = Path(module.__file__).read_text(encoding='utf-8')
+    if known and not (_LOADED[name] == text if name in _LOADED else _made_of(module, text)): module = importlib.reload(module)
+    _LOADED[name] = text
+    return module
+
+# %% ../nbs/00_core.ipynb #4990bdf6
+def import_dotted(name:str, # e.g. 'torchvision.models.resnet50'
+                  what:str='name', # for the error message, e.g. a config key
+                 ):
+    "The object behind a dotted name"
+    module, _, attr = name.rpartition('.')
+    if not module: raise ConfigError(f"{what}: {name!r} is not a dotted name like 'package.module.function'")
+    try: found = load_module(module)
+    except ModuleNotFoundError as e:
+        outer, _, cls = module.rpartition('.')
+        if outer and e.name == module and inspect.isclass(found := getattr(load_module(outer), cls, None)) and hasattr(found, attr): return getattr(found, attr)
+        if e.name and (module + '.').startswith(e.name + '.'):
+            raise ConfigError(f"{what}: no module {e.name!r} (from {name!r}); is it installed, or its folder importable?") from e
+        raise ConfigError(f"{what}: importing {module!r} failed: {e}") from e
+    except Exception as e: raise ConfigError(f"{what}: importing {module!r} failed: {type(e).__name__}: {e}") from e
+    if not hasattr(found, attr):
+        public = [o for o in dir(found) if not o.startswith('_')]
+        hint = nearest(attr, difflib.get_close_matches(attr, public, 5) or public[:20]) if public else ''
+        raise ConfigError(f"{what}: module {module!r} ({getattr(found, '__file__', None) or 'built in'}) has no {attr!r}{hint}")
+    source_hash(getattr(found, attr))   # as it is now: its file may change
+    return getattr(found, attr)
 
 # %% ../nbs/00_core.ipynb #f0121f78
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ Docs: https://roar-nb.github.io/roar_nb/store.html.md"""
 __all__ = ['store_spec', 'chunk_images', 'open_maps', 'references_of', 'unknown_classes', 'MapsOf', 'dump']
 
 # %% ../nbs/07_store.ipynb #b3bd0e80
-import inspect, json, math, os, shutil
+import inspect, math, os, shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import torch
 import zarr
 from zarr.codecs import BloscCodec
 
-from .core import StoreError, differences, fingerprint, generator, progress, read_json, source_hash, versions, write_json
+from .core import StoreError, as_json, differences, fingerprint, generator, progress, read_json, source_hash, versions, write_json
 from .attribution import ASKED, Context, Method, Rows, attribute_fitting, frozen, get_method, predict
 from .models import in_precision, memory_format, model_checksum
 
@@ -36,7 +36,7 @@ def store_spec(model, # whose decisions are explained
     spec = dict(model=model_checksum(model), network=fingerprint([repr(model), source_hash(type(model))]), dataset=ds.fingerprint(), images=len(ds),
                 method=method.name, source=source_hash(method.fn), base=base, kwargs={**defaults, **kwargs}, reduction=method.reduction, abs=method.abs, target=target,
                 dtype=str(dtype).removeprefix('torch.'), precision=str(precision).removeprefix('torch.'), seed=seed)
-    return json.loads(json.dumps(spec, default=str))   # as it will be read back
+    return as_json(spec)
 
 # %% ../nbs/07_store.ipynb #bc6b2a83
 def chunk_images(shape, # of one map, (H,W) or (C,H,W)
@@ -84,7 +84,7 @@ def open_maps(path, # of a store
 # %% ../nbs/07_store.ipynb #07350837
 def references_of(ds, method:Method, seed:int, n:int=16): # (n,C,H,W) normalised, or None
     "A random choice of images to compare with, for a method that asks for them"
-    if 'references' not in inspect.signature(method.fn).parameters: return None
+    if not {'references', 'context'} & set(inspect.signature(method.fn).parameters): return None   # an ensemble hands them to its base
     return next(ds.batches(n, torch.randperm(len(ds), generator=generator(seed, 'references'))[:n])).images
 
 def unknown_classes(ds) -> torch.Tensor: # (N,) int64
