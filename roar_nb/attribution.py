@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import CheckpointError
 from captum.attr import Saliency
 
 from .core import AttributionError, ConfigError, autocast, derive_seed, hashed_uniform, import_dotted, nearest, say
@@ -171,7 +172,10 @@ def call_method(method:Method, model, # in eval mode; what the method does to it
                ) -> torch.Tensor: # (B,C,H,W) or (B,1,H,W) float32
     "Maps of one batch, with their channels"
     def call(x, y, c):
-        with frozen(model): return method.fn(model, x, y, **_asked(method, kwargs, c), **kwargs)
+        try:
+            with frozen(model): return method.fn(model, x, y, **_asked(method, kwargs, c), **kwargs)
+        except CheckpointError as e:
+            raise AttributionError(f"{method.name}: {type(model).__name__} computes parts again for the backward pass (torch.utils.checkpoint), by other rules; switch this off, e.g. memory_efficient=False") from e
     with torch.enable_grad():
         if method.batched: return _as_maps(call(images, labels, context), images, method)
         return torch.cat([_as_map(call(x, int(y), context.at([i])), x, method).cpu() for i, (x, y) in enumerate(zip(images.split(1), labels))])

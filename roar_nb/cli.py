@@ -57,13 +57,19 @@ def _template(folder):
     for p in sources: (folder/p.name).write_bytes(p.read_bytes())
     print(f"{folder/'own_method.py'}: your method; then roar-nb run --config {folder/'own_method.yml'}")
 
+def _importable(folder, place):
+    "Let Python find the modules of a folder, before others or after"
+    folder = str(folder)
+    if place == 0 and folder in sys.path: sys.path.remove(folder)
+    if folder not in sys.path: sys.path.insert(place, folder)
+
 def _run(args):
     "Load the configuration, check it, take the step"
     from roar_nb.config import load_config
     from roar_nb.run import STEPS, Run, check, run_all
     cfg = load_config(args.config, args.overrides, outdir=args.out, device=args.device, seed=args.seed)
-    if args.config and Path(args.config).exists(): sys.path.append(str(Path(args.config).resolve().parent))
-    sys.path.append(os.getcwd())
+    if args.config and Path(args.config).exists(): _importable(Path(args.config).resolve().parent, 0)
+    _importable(os.getcwd(), len(sys.path))
     run = Run(cfg, args.overwrite)
     check(run)
     (run_all if args.command == 'run' else STEPS[args.command])(run)

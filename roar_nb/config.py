@@ -399,7 +399,6 @@ def _fill_in(doc):
     "Write out in `doc` what its steps take from each other"
     train, extract, retrain = (_mapping(doc, step) for step in ('train_cls', 'extract_cams', 'retrain_cls'))
     weights = _mapping(extract, 'model').get('pretrained_weights')
-    _spell_out(extract)
     _inherit(extract, train, ['model'])
     _inherit(retrain, train, TrainConfig.model_fields)
     if train: _mapping(extract, 'model')['pretrained_weights'] = weights or TRAINED
@@ -476,6 +475,7 @@ def load_config(path=None, # YAML file, name of a packaged configuration, or a m
     for text in overrides: set_key(doc, text)
     doc |= {key: v for key, v in forced.items() if v is not None}
     if doc.get('outdir') is None: doc['outdir'] = f'runs/{stem}'
+    _spell_out(_mapping(doc, 'extract_cams'))
     problems = _unknown_methods(doc)
     _fill_in(doc)
     try: cfg = Config.model_validate(doc)

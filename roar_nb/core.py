@@ -13,7 +13,7 @@ __all__ = ['M_TRIM_THRESHOLD', 'M_MMAP_MAX', 'M_ARENA_MAX', 'RoarError', 'Config
            'duration']
 
 # %% ../nbs/00_core.ipynb #eae1a369
-import contextlib, ctypes, difflib, functools, hashlib, importlib, inspect, json, math, os, platform, re, sys, sysconfig, tempfile, types
+import contextlib, ctypes, difflib, functools, hashlib, importlib.machinery, inspect, json, math, os, platform, re, sys, sysconfig, tempfile, types
 from importlib import metadata
 from pathlib import Path
 
@@ -184,6 +184,9 @@ def tensor_hash(*tensors) -> str: # 16 hexadecimal digits
 @functools.cache
 def _read(o, codes): return inspect.getsource(o)
 
+def _codes(code): # all code objects in one
+    return {code}.union(*(_codes(c) for c in code.co_consts if inspect.iscode(c)))
+
 def _compiled(o): # code objects of a function, or of a class's
     return tuple(v.__code__ for v in (o, *vars(o).values()) if hasattr(v, '__code__'))
 
@@ -253,21 +256,28 @@ def _is_own(module):
     installed = {'site-packages', 'dist-packages'} & set(Path(file).parts) or file.startswith(sysconfig.get_path('stdlib'))
     return file.endswith('.py') and not installed and module.__name__.partition('.')[0] != 'roar_nb'
 
-def _codes(code): # all code objects in one
-    return {code}.union(*(_codes(c) for c in code.co_consts if inspect.iscode(c)))
-
 def _made_of(module, text) -> bool:
     "Do a module's functions come from this text?"
     there = _codes(compile(text, module.__file__, 'exec', dont_inherit=True))
     return all(f.__code__ in there for f in vars(module).values() if inspect.isfunction(f) and f.__code__.co_filename == module.__file__)
 
+def _is_stale(module) -> bool:
+    "Has a module's file changed since it was loaded, or does another file come first by now?"
+    name, path = module.__name__, Path(module.__file__)
+    first = None if '.' in name else importlib.machinery.PathFinder.find_spec(name)
+    if not path.exists() or first and first.origin and Path(first.origin).resolve() != path.resolve(): return True
+    text = path.read_text(encoding='utf-8')
+    return _LOADED[name] != text if name in _LOADED else not _made_of(module, text)
+
 def load_module(name:str):
     "A module by its dotted name; one's own is loaded again if its file has changed"
     known, module = name in sys.modules, importlib.import_module(name)
     if not _is_own(module): return module
-    text = Path(module.__file__).read_text(encoding='utf-8')
-    if known and not (_LOADED[name] == text if name in _LOADED else _made_of(module, text)): module = importlib.reload(module)
-    _LOADED[name] = text
+    if known and _is_stale(module):
+        del sys.modules[name]
+        importlib.invalidate_caches()
+        module = importlib.import_module(name)
+    _LOADED[name] = Path(module.__file__).read_text(encoding='utf-8')
     return module
 
 # %% ../nbs/00_core.ipynb #4990bdf6

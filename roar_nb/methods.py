@@ -124,7 +124,7 @@ def references_for(images, references, n:int=16, seed:int=0) -> torch.Tensor: # 
         refs = torch.as_tensor(references).to(images)
         if not len(refs) or refs.shape[1:] != images.shape[1:]: raise AttributionError(f"references: expected (K,C,H,W) of the images' size {tuple(images.shape[1:])}, not {tuple(refs.shape)}")
         return refs
-    return hashed_normal(derive_seed(seed, 'references'), torch.arange(n, device=images.device), images[0].numel()).view(n, *images.shape[1:])
+    return hashed_normal(derive_seed(seed, 'references'), torch.arange(n, device=images.device), images[0].numel()).view(n, *images.shape[1:]).to(images)
 
 def copies_at_a_time(n:int, # copies in all
                      images, rows:int):
@@ -142,7 +142,7 @@ def gradient_shap(model, images, labels, index,
     draws = hashed_uniform(derive_seed(seed, 'gradient_shap'), index, 2*n_samples).view(len(images), n_samples, 2)
     for part in copies_at_a_time(n_samples, images, rows):
         r = torch.cat([refs[(draws[:, k, 0]*len(refs)).long()] for k in part])
-        x, at = torch.cat([images]*len(part)), torch.cat([draws[:, k, 1] for k in part]).view(-1, 1, 1, 1)
+        x, at = torch.cat([images]*len(part)), torch.cat([draws[:, k, 1] for k in part]).view(-1, 1, 1, 1).to(images)
         total += ((x - r)*gradient(model, r + at*(x - r), labels.repeat(len(part)))).view(len(part), *images.shape).sum(0)
     return total/n_samples
 
@@ -210,11 +210,13 @@ def rise(model, images, labels,
     "RISE (Petsiuk et al. 2018, eq. 6); `n_masks` forward passes"
     for name, n in dict(n_masks=n_masks, cells=cells).items(): check_number(name, n, 1)
     check_number('keep', keep, .01, 1, whole=False)
-    masks, total = rise_masks(n_masks, images.shape[2:], cells, keep, seed), images.new_zeros(len(images), *images.shape[2:])
+    masks, total = rise_masks(n_masks, images.shape[2:], cells, keep, seed), torch.zeros(len(images), *images.shape[2:], device=images.device)
     with torch.no_grad():
         for part in copies_at_a_time(n_masks, images, rows):
             m = masks(part).to(images.device)
-            p = model(torch.cat([images*o for o in m])).float().softmax(1).gather(1, labels.repeat(len(part))[:, None]).view(len(part), -1)
+            logits = model(torch.cat([images*o.to(images) for o in m])).float()
+            if logits.shape[1] == 1: raise AttributionError("rise: the softmax of a single logit is 1 for every mask; give the model one logit for each class")
+            p = logits.softmax(1).gather(1, labels.repeat(len(part))[:, None]).view(len(part), -1)
             with autocast(images.device, torch.float32): total += torch.einsum('mb,mhw->bhw', p, m)
     return total/(n_masks*keep)
 
@@ -228,7 +230,7 @@ def _over_noise(model, images, labels, context:Context, base, base_kwargs, base_
     index = context.index.to(images.device)
     draw = lambda k: hashed_normal(derive_seed(context.seed, 'noise', k), index, images[0].numel()).view_as(images)
     for part in copies_at_a_time(n_samples, images, context.rows):
-        noisy = torch.cat([images + sigma*draw(k) for k in part])
+        noisy = torch.cat([images + sigma*draw(k).to(images) for k in part])
         maps = call_method(method, model, noisy, labels.repeat(len(part)), kwargs, context.repeated(len(part))).to(images.device)
         yield from maps.chunk(len(part))
 

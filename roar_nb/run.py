@@ -164,7 +164,7 @@ def train(run:Run) -> dict: # what result.json holds
     spec = dict(data={k: ds.fingerprint() for k, ds in run.splits.items()}, model=run.model_spec('train_cls.model'), seed=cfg.seed,
                 recipe={**vars(recipe), 'precision': str(pick_precision(recipe.precision, run.device))})
     old = read_json(folder/'result.json')
-    if old and old['spec'] == spec and (folder/'model.safetensors').exists() and not run.overwrite:
+    if old and old['spec'] == spec and (folder/'model.safetensors').exists():
         say(f"train: a model is there already, test accuracy {old['accuracy']:.3f}")
         return old
     if old and old['spec'] != spec and not run.overwrite:
@@ -201,7 +201,6 @@ def attribute(run:Run) -> dict: # method name -> {split name: path}
             for k, path in stores_of(run)[m.name].items():
                 dump(model, run.split(k), method, path, m.kwargs, cfg.target, cfg.batch_size, cfg.dtype, pick_precision(cfg.precision, run.device),
                      derive_seed(run.cfg.seed, 'maps', k), run.overwrite, f'{m.name}, {k}', predicted[k])
-        except ConfigError: raise
         except Exception as e:
             failed[m.name] = e
             say(f'attribute: {m.name} failed: {e}')
@@ -293,7 +292,7 @@ def perturb(run:Run) -> dict: # method name -> list of `ResponseFile`
             maps_of, spec = p.maps(m, i)
             done[m.name] = p.files(m, spec)
             perturb_images(p.model, p.ds, p.index, maps_of, done[m.name], p.imputations, p.cfg.batch_size, p.dtype, run.cfg.seed, run.device, f'perturb, {m.name}')
-        except (ConfigError, ModelError): raise
+        except ModelError: raise
         except Exception as e:
             failed[m.name] = e
             say(f'perturb: {m.name} failed: {e}')

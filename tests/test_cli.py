@@ -3,12 +3,14 @@ import json
 import shutil
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
 from repo import ROOT, run
 from roar_nb.cli import main
+from roar_nb.store import open_maps
 
 TINY = ROOT / "tests/tiny.yml"
 STEPS = ("train", "attribute", "retrain", "report")
@@ -134,6 +136,33 @@ def test_own_method_beside_the_config(tmp_path):
     methods = "extract_cams.attribution_methods=[{name: mine, method: brightness_of_mine.bright, kwargs: {power: 2}}]"
     assert main(["run", "--config", str(config), "--out", str(tmp_path / "run"), "--set", methods, *QUICK, *GRID]) == 0
     assert set(pd.read_csv(tmp_path / "run/results.csv").method) == {"mine"}
+
+
+def test_edited_method_replaces_its_own_maps_alone(tmp_path, capsys):
+    file, config, out = tmp_path / "sum_of_mine.py", tmp_path / "mine.yml", tmp_path / "run"
+    code = "def total(model, image, label):\n    return {}*image[0].sum(0)\n"
+    file.write_text(code.format(1))
+    config.write_text(TINY.read_text())
+    methods = "extract_cams.attribution_methods=[{name: mine, method: sum_of_mine.total}, gradient]"
+    args = ["--config", str(config), "--out", str(out), "--set", methods, "--set", "retrain_cls.attribution_methods=[mine]", *QUICK]
+    mine, kept = out / "attributions/mine/test.zarr", [out / "train/model.safetensors", out / "attributions/gradient/test.zarr/progress.json"]
+    assert main(["train", *args]) == main(["attribute", *args]) == 0
+    before, times = open_maps(mine)[:], [p.stat().st_mtime_ns for p in kept]
+    file.write_text(code.format(-10))
+    assert main(["attribute", *args]) == 1
+    assert "Use --overwrite" in capsys.readouterr().err
+    assert main(["train", *args, "--overwrite"]) == main(["attribute", *args, "--overwrite"]) == 0
+    np.testing.assert_allclose(open_maps(mine)[:], -10 * before, rtol=1e-5)
+    assert [p.stat().st_mtime_ns for p in kept] == times
+
+
+def test_impossible_argument_leaves_the_other_methods(tmp_path, capsys):
+    methods = "extract_cams.attribution_methods=[{name: bad, method: rise, kwargs: {keep: 50}}, gradient]"
+    args = ["--config", str(TINY), "--out", str(tmp_path), *QUICK, "--set", methods, "--set", "retrain_cls.attribution_methods=[gradient]"]
+    assert main(["train", *args]) == 0
+    assert main(["attribute", *args]) == 1
+    assert "bad: kwargs.keep: 50 is impossible" in capsys.readouterr().err
+    assert open_maps(tmp_path / "attributions/gradient/test.zarr").shape[0] > 0
 
 
 def test_image_folder_with_own_statistics(tmp_path):

@@ -409,3 +409,12 @@ def test_perturbation_alone_needs_a_model():
 ])
 def test_perturbation_says_what_is_wrong(change, place):
     assert f"pixel_perturbation_analysis.{place}" in complaint(PERTURB, f"pixel_perturbation_analysis.{change}")
+
+
+def test_method_given_by_its_name_alone_is_known_to_the_other_sections():
+    plain = {"attribution_methods": ["gradient", "gradcam"]}
+    doc = {"data": {"dataset": "Shapes"}, "train_cls": {"model": {"arch": "roar_nb.models.ResNet8"}}, "extract_cams": plain,
+           "retrain_cls": {"attribution_methods": ["gradient"]}, "pixel_perturbation_analysis": {"attribution_methods": ["gradcam"]}}
+    cfg = load_config(doc)
+    assert cfg.retrain_cls.attribution_methods == ["gradient"]
+    assert [m.method for m in cfg.pixel_perturbation_analysis.attribution_methods] == ["gradcam"]
