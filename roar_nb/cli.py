@@ -57,6 +57,7 @@ def _template(folder):
     for p in sources: (folder/p.name).write_bytes(p.read_bytes())
     print(f"{folder/'own_method.py'}: your method; then roar-nb run --config {folder/'own_method.yml'}")
 
+# %% ../nbs/18_cli.ipynb #eb90527f
 def _importable(folder, place):
     "Let Python find the modules of a folder, before others or after"
     folder = str(folder)
