@@ -335,6 +335,7 @@ def noisy_linear(images:torch.Tensor, # (B,C,H,W) in [0,1], or normalised
                 ) -> torch.Tensor: # a new tensor; known pixels as they were
     "Noisy linear imputation (Rong et al. 2022, sec. 4.2); an image without known pixels becomes its mean"
     if images.ndim != 4 or mask.shape != images[:, 0].shape: raise DataError(f"noisy_linear: images must be (B,C,H,W) and mask (B,H,W), not {tuple(images.shape)} and {tuple(mask.shape)}")
+    if not images.is_floating_point() or mask.dtype != torch.bool: raise DataError(f"noisy_linear: images must be of a floating-point type and mask bool, not {images.dtype} and {mask.dtype}")
     index = torch.arange(len(images)) if index is None else torch.as_tensor(index)
     filled, (_, C, H, W), device = linear(images.float(), mask), images.shape, images.device
     image, y, x = _where(mask)

@@ -10,7 +10,7 @@ __all__ = ['TEN_PERCENT', 'EVERY_TENTH', 'PROTOCOLS', 'ARRAYS', 'Protocol', 'sof
            'choose', 'stored_maps', 'ResponseFile', 'perturb']
 
 # %% ../nbs/11_perturbation.ipynb #89ce85bd
-import json, math, time
+import json, math, numbers, time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .core import ConfigError, DataError, atomic_path, derive_seed, fingerprint, generator, nearest, progress, versions
+from .core import ConfigError, DataError, ModelError, atomic_path, derive_seed, fingerprint, generator, nearest, progress, versions
 from .data import ResidentSet
 from .models import in_precision, memory_format
 from .attribution import frozen
@@ -37,6 +37,9 @@ class Protocol:
     steps:int=0            # regions that are removed one by one, at most; the percentiles follow from the images' size, see `for_size`
 
     def __post_init__(self):
+        if not self.percentiles and not self.steps: raise ConfigError(f"{self.name}: no percentiles are given")
+        for p in self.percentiles:
+            if not isinstance(p, numbers.Real) or not 0 <= p <= 100: raise ConfigError(f"{self.name}: percentile {p!r} is impossible; allowed: numbers from 0 to 100")
         if any(i == 'mask_only' for _, i in self.removals):
             raise ConfigError(f"{self.name}: imputation 'mask_only' is a control for retraining (retrain_cls.imputation): only a model trained on masks can be tested on them")
 
@@ -68,6 +71,7 @@ PROTOCOLS = {p.name: p for p in (
 def softmax_of(model, images, target, dtype=torch.float32): # (B,) float32 probability of `target`, (B,) predicted class
     "What a model says"
     with in_precision(model, images.device, dtype): logits = model(images)
+    if logits.ndim != 2 or logits.shape[1] < 2: raise ModelError(f"{type(model).__name__} must return logits (B,classes) of at least two classes, not {tuple(logits.shape)}")
     p = logits.float().softmax(1)
     predicted = p.argmax(1)
     target = predicted if target is None else target
@@ -174,6 +178,7 @@ def response_batches(model, # returns logits (B,classes); in eval mode, see `fro
     imputations = {**{n: get_imputation(n) for n in names - set(imputations or {})}, **(imputations or {})}
     for b in batches:
         with torch.no_grad(): clean = softmax_of(model, b.images, None, dtype)
+        if not clean[0].isfinite().all(): raise ModelError(f"{type(model).__name__} gives NaN or infinite values for image {int(b.index[(~clean[0].isfinite()).nonzero()[0, 0].cpu()])}")
         maps = _checked(b.images, maps_of(b)).to(b.images.device)
         ranks = {size: ranks_of(maps, size, seed, b.index) for size in {p.region_size for p in protocols}}
         with torch.inference_mode():
@@ -195,6 +200,7 @@ def responses(model, # returns logits (B,classes)
     if isinstance(protocol, str):
         if protocol not in PROTOCOLS: raise ConfigError(f"protocol: unknown value {protocol!r}{nearest(protocol, PROTOCOLS)}")
         protocol = PROTOCOLS[protocol]
+    if images.ndim != 4 or not len(images): raise DataError(f"images: expected (N,C,H,W) with at least one image, not shape {tuple(images.shape)}")
     protocol = protocol.for_size(images.shape[-2:])
     maps, device = _checked(images, maps), next((p.device for p in model.parameters()), images.device)
     ds = ResidentSet(images, [0]*len(images) if labels is None else labels, device)
