@@ -393,7 +393,6 @@ def _fill_in_perturbation(perturb, extract, train):
     if train and model.get('arch') == _mapping(train, 'model').get('arch'): model['pretrained_weights'] = model.get('pretrained_weights') or TRAINED
     known, methods = _entries(extract), perturb.get('attribution_methods')
     if isinstance(methods, list): perturb['attribution_methods'] = [known.get(m, m) if isinstance(m, str) else m for m in methods]
-    if not extract: _spell_out(perturb)
 
 def _fill_in(doc):
     "Write out in `doc` what its steps take from each other"
@@ -475,7 +474,7 @@ def load_config(path=None, # YAML file, name of a packaged configuration, or a m
     for text in overrides: set_key(doc, text)
     doc |= {key: v for key, v in forced.items() if v is not None}
     if doc.get('outdir') is None: doc['outdir'] = f'runs/{stem}'
-    _spell_out(_mapping(doc, 'extract_cams'))
+    _spell_out(_mapping(doc, 'extract_cams') or _mapping(doc, 'pixel_perturbation_analysis'))
     problems = _unknown_methods(doc)
     _fill_in(doc)
     try: cfg = Config.model_validate(doc)

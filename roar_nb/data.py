@@ -137,6 +137,7 @@ class ResidentSet:
                  device='cpu'):
         self._nhwc = images.permute(0, 2, 3, 1).contiguous().to(device)
         self.labels, self.device = torch.as_tensor(labels).long().to(device), torch.device(device)
+        if self.labels.shape != (len(images),): raise DataError(f"labels: expected {len(images)} classes, one for each image, not shape {tuple(self.labels.shape)}")
 
     @property
     def images(self): return self._nhwc.permute(0, 3, 1, 2)

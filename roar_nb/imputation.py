@@ -337,6 +337,7 @@ def noisy_linear(images:torch.Tensor, # (B,C,H,W) in [0,1], or normalised
     if images.ndim != 4 or mask.shape != images[:, 0].shape: raise DataError(f"noisy_linear: images must be (B,C,H,W) and mask (B,H,W), not {tuple(images.shape)} and {tuple(mask.shape)}")
     if not images.is_floating_point() or mask.dtype != torch.bool: raise DataError(f"noisy_linear: images must be of a floating-point type and mask bool, not {images.dtype} and {mask.dtype}")
     index = torch.arange(len(images)) if index is None else torch.as_tensor(index)
+    if not images.float().sum().isfinite(): raise DataError(f"noisy_linear: NaN or infinite values in image {int((~images.isfinite().flatten(1).all(1)).nonzero()[0, 0])}")
     filled, (_, C, H, W), device = linear(images.float(), mask), images.shape, images.device
     image, y, x = _where(mask)
     element = (y*W + x)[:, None] + H*W*torch.arange(C, device=device)   # (T,C) for T removed pixels
@@ -363,7 +364,8 @@ def _own(fn, name):
     "One's own function, as a built-in imputation"
     def impute(images, mask, mean, std, seed, index):
         pixels = denormalise(images, mean, std)
-        out = fn(pixels, mask) if getattr(fn, 'batched', False) else torch.stack([torch.as_tensor(fn(x, m)) for x, m in zip(pixels, mask)])
+        try: out = fn(pixels, mask) if getattr(fn, 'batched', False) else torch.stack([torch.as_tensor(fn(x, m)) for x, m in zip(pixels, mask)])
+        except Exception as e: raise DataError(f"imputation {name} failed for images {tuple(images.shape)} and masks {tuple(mask.shape)}: {type(e).__name__}: {e}") from e
         if not torch.is_tensor(out) or out.shape != images.shape:
             raise DataError(f"imputation {name} returned {tuple(getattr(out, 'shape', ())) or type(out).__name__} for images {tuple(images.shape)}; it must return the images")
         if not out.isfinite().all(): raise DataError(f"imputation {name} returned NaN or infinite values")
@@ -379,6 +381,8 @@ class Imputation:
     fn:Callable            # (images, mask, mean, std, seed, index) -> images, all normalised
     source:Callable=None   # the user's own function
     needs_mask:bool=True   # does what a pixel becomes depend on which others are removed?
+    random:bool=True       # does it draw random numbers?
+    needs_std:bool=True    # does it need the mean and standard deviation of the normalisation?
 
     def __call__(self,
                  images:torch.Tensor, # (B,C,H,W) normalised
@@ -387,6 +391,7 @@ class Imputation:
                  seed:int=0, index=None, # (B,) positions in the dataset; of imputations that draw random numbers
                 ) -> torch.Tensor: # a new tensor
         "Replace the removed pixels"
+        if self.needs_std and (mean is None or std is None): raise ConfigError(f"imputation {self.name} needs the mean and std of the normalisation")
         return self.fn(images, mask, mean, std, seed, torch.arange(len(images)) if index is None else index)
 
 def get_imputation(spec, # a name, a dotted path, a function, or [r, g, b] in [0,1]
@@ -398,7 +403,7 @@ def get_imputation(spec, # a name, a dotted path, a function, or [r, g, b] in [0
     if callable(spec): return Imputation(spec.__name__, _own(spec, spec.__name__), spec)
     if isinstance(spec, str):
         if spec not in IMPUTATIONS: raise ConfigError(f"{what}: unknown imputation {spec!r}{nearest(spec, IMPUTATIONS)}, a dotted path to your own function, or a colour [r, g, b] in [0,1]")
-        return Imputation(spec, IMPUTATIONS[spec], needs_mask=spec in ('noisy_linear', 'mask_only'))
+        return Imputation(spec, IMPUTATIONS[spec], None, spec in ('noisy_linear', 'mask_only'), spec in ('noisy_linear', 'uniform'), spec in ('noisy_linear', 'uniform', 'zero'))
     colour = list(map(float, spec))
     if not all(0 <= o <= 1 for o in colour): raise ConfigError(f"{what}: colour {colour} is outside [0,1]")
-    return Imputation('rgb({})'.format(','.join(f'{o:g}' for o in colour)), lambda x, m, mean, std, seed, index: fill(x, m, colour, mean, std), needs_mask=False)
+    return Imputation('rgb({})'.format(','.join(f'{o:g}' for o in colour)), lambda x, m, mean, std, seed, index: fill(x, m, colour, mean, std), needs_mask=False, random=False)

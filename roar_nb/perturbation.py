@@ -6,11 +6,11 @@ Docs: https://roar-nb.github.io/roar_nb/perturbation.html.md"""
 
 # %% auto #0
 __all__ = ['TEN_PERCENT', 'EVERY_TENTH', 'PROTOCOLS', 'ARRAYS', 'Protocol', 'softmax_of', 'respond', 'deviation', 'region_ranks',
-           'ranks_of', 'Responses', 'response_batches', 'responses', 'lerf_morf', 'aopc', 'abpc', 'auc', 'measures',
-           'choose', 'stored_maps', 'ResponseFile', 'perturb']
+           'ranks_of', 'Responses', 'imputations_of', 'response_batches', 'responses', 'lerf_morf', 'aopc', 'abpc',
+           'auc', 'measures', 'choose', 'stored_maps', 'ResponseFile', 'perturb']
 
 # %% ../nbs/11_perturbation.ipynb #89ce85bd
-import json, math, numbers, time
+import json, math, numbers, time, zipfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .core import ConfigError, DataError, ModelError, atomic_path, derive_seed, fingerprint, generator, nearest, progress, versions
+from .core import ConfigError, DataError, ModelError, StoreError, atomic_path, derive_seed, fingerprint, generator, nearest, progress, versions
 from .data import ResidentSet
 from .models import in_precision, memory_format
 from .attribution import frozen
@@ -40,6 +40,8 @@ class Protocol:
         if not self.percentiles and not self.steps: raise ConfigError(f"{self.name}: no percentiles are given")
         for p in self.percentiles:
             if not isinstance(p, numbers.Real) or not 0 <= p <= 100: raise ConfigError(f"{self.name}: percentile {p!r} is impossible; allowed: numbers from 0 to 100")
+        stepwise = self.name in ('region_perturbation', 'insertion_deletion')   # sums over steps
+        if stepwise and self.percentiles and list(self.percentiles) != sorted({0, *self.percentiles}): raise ConfigError(f"{self.name}: percentiles must increase from 0, not {self.percentiles}")
         if any(i == 'mask_only' for _, i in self.removals):
             raise ConfigError(f"{self.name}: imputation 'mask_only' is a control for retraining (retrain_cls.imputation): only a model trained on masks can be tested on them")
 
@@ -48,10 +50,13 @@ class Protocol:
         "What is measured for each image"
         return [(order, imputation, p) for order, imputation in self.removals for p in self.percentiles]
 
-    @property
-    def passes(self) -> int:
+    def repeats(self, imputation) -> int:
+        "How often one imputation is repeated: once if it draws no random numbers"
+        return self.repetitions if imputation.random else 1
+
+    def passes(self, imputations:dict) -> int: # name -> `Imputation`
         "Forward passes for each image, without the one of the unaltered image"
-        return self.repetitions*sum(p > 0 for *_, p in self.curves)
+        return sum(self.repeats(imputations[i]) for _, i, p in self.curves if p > 0)
 
     def for_size(self, size) -> 'Protocol': # size: (H,W) of the images
         "One more region in each step, as per cent of all regions"
@@ -59,6 +64,7 @@ class Protocol:
         n = math.prod(-(-s//self.region_size) for s in size)
         return replace(self, percentiles=tuple(100*k/n for k in range(min(self.steps, n) + 1)), steps=0)
 
+# %% ../nbs/11_perturbation.ipynb #616d7984
 TEN_PERCENT, EVERY_TENTH = tuple(range(11)), (0, 10, 20, 30, 40, 50, 60, 70, 80, 90)
 _ROAD, _NOISE = 'noisy_linear', 'uniform'
 PROTOCOLS = {p.name: p for p in (
@@ -71,7 +77,8 @@ PROTOCOLS = {p.name: p for p in (
 def softmax_of(model, images, target, dtype=torch.float32): # (B,) float32 probability of `target`, (B,) predicted class
     "What a model says"
     with in_precision(model, images.device, dtype): logits = model(images)
-    if logits.ndim != 2 or logits.shape[1] < 2: raise ModelError(f"{type(model).__name__} must return logits (B,classes) of at least two classes, not {tuple(logits.shape)}")
+    if not torch.is_tensor(logits) or logits.ndim != 2 or logits.shape[1] < 2:
+        raise ModelError(f"{type(model).__name__} must return logits (B,classes) of at least two classes, not {tuple(getattr(logits, 'shape', ())) or type(logits).__name__}")
     p = logits.float().softmax(1)
     predicted = p.argmax(1)
     target = predicted if target is None else target
@@ -112,8 +119,10 @@ def respond(model, # in eval mode, see `frozen`
     def once(order, imputation, k): # one repetition of one order: (3,B,P)
         s = derive_seed(seed, 'repetition', k)
         return torch.stack([answer(*(clean if m is None else see(fill(imputation, m, s)))) for m in masks(order)], 2)
-    repetitions = range(protocol.repetitions)
-    return torch.cat([sum(once(order, imputations[name], k) for k in repetitions)/len(repetitions) for order, name in protocol.removals], 2)
+    def repeated(order, imputation):
+        n = protocol.repeats(imputation)
+        return sum(once(order, imputation, k) for k in range(n))/n
+    return torch.cat([repeated(order, imputations[name]) for order, name in protocol.removals], 2)
 
 # %% ../nbs/11_perturbation.ipynb #1f555d4f
 def _checked(images, maps): # maps as a tensor (N,H,W) or (N,C,H,W)
@@ -135,7 +144,7 @@ def region_ranks(maps:torch.Tensor, # (N,H,W), or (N,C,H,W) summed over channels
                  seed:int=0, index=None, # of ties, see `rank`
                 ) -> torch.Tensor: # (N,H,W) int32: the rank of each pixel's region, 0 = least relevant
     "Regions ranked by summed relevance (Samek et al. 2017)"
-    maps = maps.sum(1) if maps.ndim == 4 else maps
+    maps = maps.float().sum(1) if maps.ndim == 4 else maps.float()
     H, W = maps.shape[1:]
     padded = torch.nn.functional.pad(maps, (0, -W % size, 0, -H % size))
     sums = padded.unflatten(2, (-1, size)).unflatten(1, (-1, size)).sum((2, 4))
@@ -159,23 +168,27 @@ class Responses:
     correct:np.ndarray      # (N,K) part of the repetitions in which the predicted class was the label
     holds:np.ndarray        # (N,K) part of the repetitions in which the prediction was still `target`
 
-    def curve(self, what:str, order:str) -> np.ndarray: # (N,P)
-        "The columns of one order"
-        return getattr(self, what)[:, [i for i, (o, *_) in enumerate(self.protocol.curves) if o == order]]
+    def curve(self, what:str, order:str, imputation:str=None) -> np.ndarray: # (N,P)
+        "The columns of one order, of one imputation if there are several"
+        return getattr(self, what)[:, [k for k, (o, i, _) in enumerate(self.protocol.curves) if o == order and imputation in (i, None)]]
 
 ARRAYS = ['index', 'label', 'target', 'clean', 'probability', 'correct', 'holds']
 
 # %% ../nbs/11_perturbation.ipynb #a410db68
+def imputations_of(protocols, own:dict=None) -> dict: # name -> `Imputation`
+    "What the protocols name; `own` are found already"
+    own = own or {}
+    return {**{n: get_imputation(n) for n in {name for p in protocols for _, name in p.removals} - set(own)}, **own}
+
 def response_batches(model, # returns logits (B,classes); in eval mode, see `frozen`
                      batches, # of a set, see `BaseSet.batches`
                      maps_of, # batch -> its maps
                      protocols, # list of `Protocol`
                      mean=None, std=None, # of the normalisation
-                     seed:int=0, dtype=torch.float32, imputations:dict=None, tick=None, # see `respond`
+                     seed:int=0, dtype=torch.float32, imputations:dict=None, tick=None, # see `imputations_of` and `respond`
                     ): # yields for each batch a list, one for each protocol, of arrays in the order of ARRAYS
     "Run protocols together: one clean forward pass and one set of maps for all"
-    names = {name for p in protocols for _, name in p.removals}
-    imputations = {**{n: get_imputation(n) for n in names - set(imputations or {})}, **(imputations or {})}
+    imputations = imputations_of(protocols, imputations)
     for b in batches:
         with torch.no_grad(): clean = softmax_of(model, b.images, None, dtype)
         if not clean[0].isfinite().all(): raise ModelError(f"{type(model).__name__} gives NaN or infinite values for image {int(b.index[(~clean[0].isfinite()).nonzero()[0, 0].cpu()])}")
@@ -216,7 +229,8 @@ def lerf_morf(model, # returns logits (B,classes)
               **kwargs, # labels, batch_size, dtype, seed: see `responses`
              ) -> pd.DataFrame: # order, percentile, deviation (per cent), probability, accuracy: means over images
     "LeRF and MoRF deviation (Khakzar et al. 2021)"
-    r = responses(model, images, maps, Protocol('lerf_morf', tuple(percentiles)), **kwargs)
+    percentiles = (percentiles,) if isinstance(percentiles, numbers.Real) else tuple(percentiles)
+    r = responses(model, images, maps, Protocol('lerf_morf', percentiles), **kwargs)
     order, _, percentile = zip(*r.protocol.curves)
     return pd.DataFrame(dict(order=order, percentile=percentile, deviation=deviation(r.clean, r.probability).mean(0),
                              probability=r.probability.mean(0), accuracy=r.correct.mean(0)))
@@ -243,7 +257,7 @@ def measures(r:Responses) -> list: # of (metric, order, imputation, percentiles,
     p, out = list(r.protocol.percentiles), []
     for order, imputation in r.protocol.removals:
         add = lambda metric, values, at=p, unit='fraction': out.append((metric, order, imputation, at, values, unit))
-        probability, correct = r.curve('probability', order), r.curve('correct', order)
+        probability, correct = (r.curve(what, order, imputation) for what in ('probability', 'correct'))
         if r.protocol.name == 'region_perturbation': add('aopc', aopc(probability))
         elif r.protocol.name == 'insertion_deletion':
             name = dict(morf='deletion', lerf='insertion')[order]
@@ -282,8 +296,7 @@ class ResponseFile:
         spec = dict(protocol=asdict(protocol), images=n, **spec)
         self.path = Path(folder)/protocol.name/f'{method}-{fingerprint(spec)[:8]}.npz'
         self.protocol, self.n, self.spec, self.every, self.parts, self.saved = protocol, n, spec, every, [], time.monotonic()
-        if self.path.exists():
-            with np.load(self.path) as f: self.parts.append([f[k] for k in ARRAYS])
+        if self.path.exists(): self.parts.append(self._read())
 
     @property
     def done(self): return sum(len(p[0]) for p in self.parts)
@@ -291,10 +304,16 @@ class ResponseFile:
     def responses(self) -> Responses:
         "What is there so far"
         return Responses(self.protocol, *map(np.concatenate, zip(*self.parts)))
+    def _read(self):
+        try:
+            with np.load(self.path) as f: return [f[k] for k in ARRAYS]
+        except (EOFError, KeyError, OSError, ValueError, zipfile.BadZipFile) as e: raise StoreError(f"{self.path} is not readable ({e}); delete it, and it is made again") from e
     def add(self, arrays):
         "The next images; arrays in the order of ARRAYS"
         self.parts.append(arrays)
-        if self.done < self.n and time.monotonic() - self.saved < self.every: return
+        if self.done == self.n or time.monotonic() - self.saved >= self.every: self.write()
+    def write(self):
+        "Write all that is there"
         about = json.dumps(dict(spec=self.spec, versions=versions()), default=str)
         with atomic_path(self.path) as tmp, open(tmp, 'wb') as f: np.savez(f, about=about, **dict(zip(ARRAYS, map(np.concatenate, zip(*self.parts)))))
         self.saved = time.monotonic()
@@ -315,7 +334,11 @@ def perturb(model, # returns logits (B,classes)
     groups = {done: [f for f in files if f.done == done] for done in sorted({f.done for f in files if f.done < f.n})}
     for done, together in groups.items():
         batches, protocols = ds.batches(batch_size, index[done:], device), [f.protocol for f in together]
-        passes = sum(p.passes for p in protocols)
+        passes = sum(p.passes(imputations_of(protocols, imputations)) for p in protocols)
         with frozen(model), progress(total=len(index)*passes, initial=done*passes, desc=desc, unit=' pass') as bar:
-            for found in response_batches(model, batches, maps_of, protocols, ds.mean, ds.std, seed, dtype, imputations, bar.update):
-                for f, arrays in zip(together, found): f.add(arrays)
+            try:
+                for found in response_batches(model, batches, maps_of, protocols, ds.mean, ds.std, seed, dtype, imputations, bar.update):
+                    for f, arrays in zip(together, found): f.add(arrays)
+            finally:
+                for f in together:
+                    if done < f.done < f.n: f.write()

@@ -22,6 +22,10 @@ def _sortable(maps) -> torch.Tensor: # int64
     bits = (maps.float() + 0.).view(torch.int32).long()   # + 0. makes -0 and 0 equal
     return torch.where(bits < 0, bits ^ 0x7fffffff, bits)
 
+def _first_bad(maps, index):
+    bad = int((~maps.isfinite()).flatten(1).any(1).nonzero()[0, 0])
+    return bad if index is None else int(index[bad])
+
 def rank(maps, # (N,H,W), or (N,C,H,W) to rank every channel element; finite
          seed:int=0, # of the ties
          index=None, # (N,) positions of the images in their dataset, default 0…N-1
@@ -29,7 +33,7 @@ def rank(maps, # (N,H,W), or (N,C,H,W) to rank every channel element; finite
     "Order the pixels of each image; ties are broken at random"
     maps = torch.as_tensor(maps)
     if maps.ndim < 3: raise DataError(f"maps must be (N,H,W) or (N,C,H,W), not {tuple(maps.shape)}")
-    if not maps.isfinite().all(): raise DataError(f"the map of image {int((~maps.isfinite()).flatten(1).any(1).nonzero()[0, 0])} holds NaN or infinite values")
+    if not maps.isfinite().all(): raise DataError(f"the map of image {_first_bad(maps, index)} holds NaN or infinite values")
     flat = maps.flatten(1)
     index = torch.arange(len(flat), device=flat.device) if index is None else torch.as_tensor(index, device=flat.device)
     key = (_sortable(flat) << 31) | hashed_bits(seed, index, flat.shape[1])

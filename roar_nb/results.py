@@ -6,7 +6,7 @@ Docs: https://roar-nb.github.io/roar_nb/results.html.md"""
 
 # %% auto #0
 __all__ = ['COLUMNS', 'CURVE', 'CONTROL', 'HIGH', 'tidy', 't_interval', 'better', 'area', 'summarise', 'pivot', 'bootstrap',
-           'Curve', 'tidy_images', 'summarise_images', 'compare_images']
+           'bootstrap_all', 'Curve', 'tidy_images', 'summarise_images', 'compare_images']
 
 # %% ../nbs/12_results.ipynb #117e0052
 import math
@@ -116,8 +116,17 @@ def bootstrap(values, # (N,P): P numbers for each image
     if not len(v): raise DataError("an interval needs at least one image")
     if len(v) == 1: return v[0], np.full(v.shape[1], math.nan), np.full(v.shape[1], math.nan)
     rng, n = np.random.default_rng(seed), len(v)
-    means = np.concatenate([rng.multinomial(n, np.full(n, 1/n), size=50) @ v/n for _ in range(draws//50)])
+    means = np.concatenate([rng.multinomial(n, np.full(n, 1/n), size=min(50, draws - k)) @ v/n for k in range(0, draws, 50)])
     return v.mean(0), *np.quantile(means, [.5 - level/2, .5 + level/2], axis=0)
+
+def bootstrap_all(tables) -> list: # of (mean, low, high), as of `bootstrap`; tables: (N,P) each, N and P may differ
+    "`bootstrap` of many tables: the resamples are drawn once for all tables of equally many images"
+    out = [None]*len(tables)
+    for n in {len(t) for t in tables}:
+        which = [i for i, t in enumerate(tables) if len(t) == n]
+        found, ends = bootstrap(np.column_stack([tables[i] for i in which])), np.cumsum([tables[i].shape[1] for i in which])[:-1]
+        for i, *parts in zip(which, *(np.split(o, ends) for o in found)): out[i] = tuple(parts)
+    return out
 
 # %% ../nbs/12_results.ipynb #9b60068e
 @dataclass(frozen=True)
@@ -142,16 +151,15 @@ def _facts(c, dataset, model): return dict(dataset=dataset, model=model, metric=
 
 def tidy_images(curves, dataset:str, model:str, seed:int=0) -> pd.DataFrame: # with COLUMNS
     "Means over images as a table"
-    rows = [dict(_facts(c, dataset, model), seed=seed, percentile=p, value=v, n=len(c.values)) for c in curves for p, v in zip(c.percentiles, c.values.mean(0))]
+    rows = [dict(_facts(c, dataset, model), seed=seed, percentile=p, value=v, n=len(c.values)) for c in curves for p, v in zip(c.percentiles, c.values.mean(0), strict=True)]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 def summarise_images(curves, dataset:str, model:str) -> pd.DataFrame: # one row for each curve and percentile
     "Means over images, 95 % bootstrap intervals, areas, ranks"
     rows, areas = [], []
-    for c in curves:
-        mean, low, high = bootstrap(np.column_stack([c.values, c.areas]))
+    for c, (mean, low, high) in zip(curves, bootstrap_all([np.column_stack([c.values, c.areas]) for c in curves])):
         facts = _facts(c, dataset, model)
-        rows += [dict(facts, percentile=p, mean=m, low=l, high=h, seeds=1, images=len(c.values)) for p, m, l, h in zip(c.percentiles, mean, low, high)]
+        rows += [dict(facts, percentile=p, mean=m, low=l, high=h, seeds=1, images=len(c.values)) for p, m, l, h in zip(c.percentiles, mean[:-1], low[:-1], high[:-1], strict=True)]
         areas.append(dict({k: facts[k] for k in CURVE}, area=mean[-1], area_low=low[-1], area_high=high[-1]))
     columns = CURVE + ['percentile', 'unit', 'mean', 'low', 'high', 'seeds', 'images']
     return pd.DataFrame(rows, columns=columns).merge(_ranked(pd.DataFrame(areas)), on=CURVE, how='left')
@@ -159,14 +167,12 @@ def summarise_images(curves, dataset:str, model:str) -> pd.DataFrame: # one row 
 # %% ../nbs/12_results.ipynb #edcd7e2a
 def compare_images(curves) -> pd.DataFrame: # metric, order, imputation, method, other, difference, low, high, wins, images
     "Paired differences of areas between methods"
+    key = lambda c: (c.metric, c.order, c.imputation, len(c.values))
+    fits = lambda a, b: a.method != b.method and key(a) == key(b) and np.array_equal(a.percentiles, b.percentiles, equal_nan=True)
+    pairs = [(a, b, a.areas - b.areas) for i, a in enumerate(curves) for b in curves[i+1:] if fits(a, b)]
     rows = []
-    for i, a in enumerate(curves):
-        for b in curves[i+1:]:
-            key = lambda c: (c.metric, c.order, c.imputation, len(c.values))
-            if a.method == b.method or key(a) != key(b) or not np.array_equal(a.percentiles, b.percentiles, equal_nan=True): continue
-            d = a.areas - b.areas
-            (mean,), (low,), (high,) = bootstrap(d[:, None])
-            better_first = (d if better(a.metric, a.order) == 'high' else -d)
-            rows.append(dict(metric=a.metric, order=a.order, imputation=a.imputation, method=a.method, other=b.method, difference=mean, low=low, high=high,
-                             wins=((better_first > 0) + (better_first == 0)/2).mean(), images=len(d)))
+    for (a, b, d), ((mean,), (low,), (high,)) in zip(pairs, bootstrap_all([d[:, None] for *_, d in pairs])):
+        better_first = (d if better(a.metric, a.order) == 'high' else -d)
+        rows.append(dict(metric=a.metric, order=a.order, imputation=a.imputation, method=a.method, other=b.method, difference=mean, low=low, high=high,
+                         wins=((better_first > 0) + (better_first == 0)/2).mean(), images=len(d)))
     return pd.DataFrame(rows, columns=['metric', 'order', 'imputation', 'method', 'other', 'difference', 'low', 'high', 'wins', 'images'])

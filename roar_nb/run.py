@@ -264,16 +264,17 @@ class Perturbation:
         self.protocols, self.imputations = protocols_of(run)
         self.predicted = unknown_classes(self.ds)
         extract = run.cfg.extract_cams
+        self.map_dtype = extract.dtype if extract else 'float32'
         self.map_precision, self.map_seed = pick_precision(extract.precision if extract else 'fp32', run.device), derive_seed(run.cfg.seed, 'maps', 'test')
 
     def maps(self, entry, i): # (function for `perturb`, specification of the maps)
         "The maps of one method, stored or computed"
         method = _check_method(entry, f'pixel_perturbation_analysis.attribution_methods.{i}', self.model)
-        spec = store_spec(self.model, self.ds, method, entry.kwargs, self.cfg.target, 'float32', self.map_precision, self.map_seed)
+        spec = store_spec(self.model, self.ds, method, entry.kwargs, self.cfg.target, self.map_dtype, self.map_precision, self.map_seed)
         try: array = open_maps(self.run.folder/'attributions'/entry.name/'test.zarr')
         except StoreError: array = None
-        if array is not None and {**array.attrs['spec'], 'dtype': 'float32'} == spec: return stored_maps(array), array.attrs['spec']
-        return MapsOf(self.model, self.ds, method, entry.kwargs, self.cfg.target, self.map_precision, self.map_seed, self.cfg.batch_size, self.predicted), spec
+        if array is not None and array.attrs['spec'] == spec: return stored_maps(array), spec
+        return MapsOf(self.model, self.ds, method, entry.kwargs, self.cfg.target, self.map_precision, self.map_seed, self.cfg.batch_size, self.predicted, self.map_dtype), spec
 
     def files(self, entry, maps_spec) -> list: # of `ResponseFile`, one for each protocol
         "Where the responses for one method are"
@@ -296,6 +297,8 @@ def perturb(run:Run) -> dict: # method name -> list of `ResponseFile`
         except Exception as e:
             failed[m.name] = e
             say(f'perturb: {m.name} failed: {e}')
+    complete = [f for files in done.values() for f in files if f.done == f.n]
+    if complete: say(f"perturb: {len(p.index)} images; accuracy {(complete[0].responses.target == complete[0].responses.label).mean():.3f} before anything is removed")
     _end(run, 'perturb', start, images=len(p.index), methods=[m for m in done if m not in failed])
     if failed: raise RoarError(f"perturb: {len(failed)} of {len(p.cfg.attribution_methods)} methods failed; what was measured is kept, and the same command goes on:\n  " +
                                '\n  '.join(f'{k}: {e}' for k, e in failed.items()))
@@ -357,5 +360,9 @@ def run_all(run:Run):
         except RoarError as e:
             if isinstance(e, (ConfigError, StoreError)): raise
             failed = e
-    if cfg.pixel_perturbation_analysis or cfg.retrain_cls: report(run)
+    try:
+        if cfg.pixel_perturbation_analysis or cfg.retrain_cls: report(run)
+    except StoreError as e:
+        if not failed: raise
+        say(f'report: {e}')   # for lack of what failed
     if failed: raise failed

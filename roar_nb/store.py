@@ -91,10 +91,14 @@ def unknown_classes(ds) -> torch.Tensor: # (N,) int64
     "An empty list of predicted classes, to be shared by several methods: -1 = not known yet"
     return torch.full((len(ds),), -1)
 
+def _scaled(maps):
+    "Each map divided by its largest absolute value, which keeps its order and suits float16"
+    return maps/maps.abs().flatten(1).amax(1).clamp_min(torch.finfo(torch.float32).tiny).view(-1, *[1]*(maps.ndim - 1))
+
 class MapsOf:
     "Computes the maps of batches of a set, as a store would hold them; the model is `frozen`"
-    def __init__(self, model, ds, method:Method, kwargs, target, precision, seed, batch_size=128, predicted=None): # predicted: as of `dump`
-        self.model, self.ds, self.method, self.kwargs, self.target, self.precision = model, ds, method, kwargs, target, precision
+    def __init__(self, model, ds, method:Method, kwargs, target, precision, seed, batch_size=128, predicted=None, dtype='float32'): # predicted, dtype: as of `dump`
+        self.model, self.ds, self.method, self.kwargs, self.target, self.precision, self.dtype = model, ds, method, kwargs, target, precision, dtype
         self.rows, self.context = Rows(batch_size), Context(torch.arange(0), seed, ds.mean, ds.std, references=references_of(ds, method, seed))
         self.predicted = unknown_classes(ds) if predicted is None else predicted
     def classes(self, x, index): # (B,)
@@ -107,17 +111,14 @@ class MapsOf:
         context = replace(self.context, index=batch.index, relevance=None if rel is None else rel[batch.index])
         with in_precision(self.model, x.device, self.precision):
             labels = batch.labels if self.target == 'label' else self.classes(x, batch.index)
-            return attribute_fitting(self.model, x, labels, self.method, self.kwargs, context, self.rows)
+            maps = attribute_fitting(self.model, x, labels, self.method, self.kwargs, context, self.rows)
+        return _scaled(maps).half() if self.dtype == 'float16' else maps
 
 def _map_batches(maps_of, done, batch_size): # a `MapsOf`
     "The maps of the images from position `done` on, a batch at a time"
     device, ds = next((p.device for p in maps_of.model.parameters()), torch.device('cpu')), maps_of.ds
     with frozen(maps_of.model):
         for b in ds.batches(batch_size, torch.arange(done, len(ds)), device): yield maps_of(b).cpu()
-
-def _scaled(maps):
-    "Each map divided by its largest absolute value, which keeps its order and suits float16"
-    return maps/maps.abs().flatten(1).amax(1).clamp_min(torch.finfo(torch.float32).tiny).view(-1, *[1]*(maps.ndim - 1))
 
 # %% ../nbs/07_store.ipynb #e9f7f1d6
 def dump(model, # on its device
@@ -140,11 +141,11 @@ def dump(model, # on its device
     done, have, waiting = _resume(path, spec, overwrite), 0, []
     array = zarr.open_array(str(path)) if done else None
     if done == len(ds): return array
-    maps_of = MapsOf(model, ds, method, kwargs, target, precision, seed, batch_size, predicted)
+    maps_of = MapsOf(model, ds, method, kwargs, target, precision, seed, batch_size, predicted, dtype)
     with progress(total=len(ds), initial=done, desc=desc, unit='map') as bar:
         for maps in _map_batches(maps_of, done, batch_size):
             if array is None: array = _create(path, len(ds), tuple(maps.shape[1:]), dtype, batch_size, dict(spec=spec, versions=versions()))
-            waiting, have = [*waiting, _scaled(maps) if dtype == 'float16' else maps], have + len(maps)
+            waiting, have = [*waiting, maps], have + len(maps)
             n = have if done + have == len(ds) else have//array.chunks[0]*array.chunks[0]
             if n:
                 ready = torch.cat(waiting)

@@ -418,3 +418,5 @@ def test_method_given_by_its_name_alone_is_known_to_the_other_sections():
     cfg = load_config(doc)
     assert cfg.retrain_cls.attribution_methods == ["gradient"]
     assert [m.method for m in cfg.pixel_perturbation_analysis.attribution_methods] == ["gradcam"]
+    alone = {"data": {"dataset": "Shapes"}, "pixel_perturbation_analysis": {"model": {"arch": "roar_nb.models.ResNet8"}, **plain}}
+    assert [m.method for m in load_config(alone).pixel_perturbation_analysis.attribution_methods] == ["gradient", "gradcam"]

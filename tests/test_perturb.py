@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -59,6 +60,28 @@ def test_maps_from_the_store_give_the_same(trained, perturbed, tmp_path):
     pd.testing.assert_series_equal(rows(out), rows(perturbed), atol=1e-5)
     names = lambda folder: sorted(p.name for p in (folder / "perturb").rglob("*.npz"))
     assert names(out) == names(perturbed)  # the same maps, the same files
+
+
+def test_coarse_maps_made_afterwards_are_those_measured(trained, tmp_path):
+    out, half = shutil.copytree(trained, tmp_path / "run"), ["--set", "extract_cams.dtype=float16"]
+    for name in ("perturb", "report"):
+        step(name, out, *half)
+    before = rows(out)
+    for name in ("attribute", "perturb", "report"):
+        step(name, out, *half)
+    pd.testing.assert_series_equal(rows(out), before)
+    assert len(list((out / "perturb").rglob("*.npz"))) == 8  # two methods, four protocols
+
+
+def test_failing_method_keeps_what_was_measured(trained, tmp_path):
+    out = shutil.copytree(trained, tmp_path / "run")
+    (tmp_path / "late_failure.py").write_text("def f(model, images, labels, index): return images.sum(1)/(index < 150).view(-1, 1, 1)\n")
+    (tmp_path / "mine.yml").write_text(TINY.read_text())
+    change = "pixel_perturbation_analysis.attribution_methods=[{name: late, method: late_failure.f, batched: true}]"
+    result = roar_nb("perturb", "--config", tmp_path / "mine.yml", "--out", out, *SETS, "--set", change, "--set", "pixel_perturbation_analysis.batch_size=10")
+    assert result.returncode == 1 and "holds NaN or infinite" in result.stderr
+    kept = list((out / "perturb").rglob("late-*.npz"))
+    assert len(kept) == 4 and all(0 < len(np.load(p)["index"]) < 60 for p in kept)
 
 
 def test_nothing_is_made_twice(perturbed):
