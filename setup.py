@@ -1,4 +1,5 @@
 "Builds the package from settings.ini."
+
 from configparser import ConfigParser
 from pathlib import Path
 

@@ -1,14 +1,17 @@
 """How fast, and how exact, is ROAD's noisy linear imputation?
 
-    python benchmarks/imputation.py [--images 64 8] [--sizes 32 224] [--rounds 9] [--threads 2] [--device cpu]
+    python benchmarks/imputation.py [--images 64 8] [--sizes 32 224] [--rounds 9] [--threads 2]
+        [--device cpu]
 
-Ours is `noisy_linear`, a whole batch at once; theirs is the NoisyLinearImputer of grad-cam (`pip install grad-cam`), image by
-image, on the same images. The two take turns; times are medians of the rounds, the ratio is the median of the ratios of each
-round. Errors are those of a further run without noise: the largest differences, over all pixels of the images that theirs
-has filled too, from scipy's direct solution in float64. Masks: pixels at random; the highest values of noise that is smoothed a
-little (2 pixels), which are many small spots, as maps of SmoothGrad have them; or of heavily smoothed noise, which are a few
-large blobs, as maps of Grad-CAM have them.
+Ours is `noisy_linear`, a whole batch at once; theirs is the NoisyLinearImputer of grad-cam
+(`pip install grad-cam`), image by image, on the same images. The two take turns; times are medians
+of the rounds, the ratio is the median of the ratios of each round. Errors are those of a further
+run without noise: the largest differences, over all pixels of the images that theirs has filled
+too, from scipy's direct solution in float64. Masks: pixels at random; the highest values of noise
+that is smoothed a little (2 pixels), which are many small spots, as maps of SmoothGrad have them;
+or of heavily smoothed noise, which are a few large blobs, as maps of Grad-CAM have them.
 """
+
 import argparse
 import statistics
 import time
@@ -45,13 +48,14 @@ def blob_mask(rng, size, fraction):
 def exact(image, mask):
     "Scipy's direct solution, (C,H,W) float64"
     c, h, w = image.shape
-    blur = [sp.diags([1, 2, 1], [-1, 0, 1], shape=(k, k)) for k in (h, w)]
+    blur = [sp.diags([1.0, 2.0, 1.0], [-1, 0, 1], shape=(k, k)) for k in (h, w)]
     blur = sp.kron(*blur).tocsr()
     system = (sp.diags(np.asarray(blur.sum(1)).ravel()) - blur).tocsr()
     m, out = mask.ravel(), image.reshape(c, -1).astype(np.float64)
     if m.any():
         rows = system[m]
-        out[:, m] = splu(rows[:, m].tocsc(), permc_spec="MMD_AT_PLUS_A").solve(-(rows[:, ~m] @ out[:, ~m].T)).T
+        known = -(rows[:, ~m] @ out[:, ~m].T)
+        out[:, m] = splu(rows[:, m].tocsc(), permc_spec="MMD_AT_PLUS_A").solve(known).T
     return out.reshape(c, h, w)
 
 
@@ -80,34 +84,53 @@ def compare(images, mask, theirs, rounds, device):
         times.append((ours_ms / len(images), theirs_ms / theirs))
     target = [exact(i.numpy(), k.numpy()) for i, k in zip(images[:theirs], mask[:theirs])]
     errors = [max(np.abs(t - o.cpu().numpy()).max() for t, o in zip(target, out)) for out in (a, b)]
-    return *(statistics.median(t[i] for t in times) for i in (0, 1)), statistics.median(b / a for a, b in times), *errors
+    medians = [statistics.median(column) for column in zip(*times)]
+    return *medians, statistics.median(b / a for a, b in times), *errors
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[32, 224])
-    parser.add_argument("--images", type=int, nargs="+", default=[256, 16], help="of each size")
-    parser.add_argument("--theirs", type=int, nargs="+", default=[16, 2], help="images of each size that grad-cam fills")
+HEAD = (
+    "size | mask | removed, % | roar_nb, ms/image | grad-cam, ms/image | ratio "
+    "| error of roar_nb | error of grad-cam"
+)
+
+
+def arguments():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    several = dict(type=int, nargs="+")
+    parser.add_argument("--sizes", default=[32, 224], **several)
+    parser.add_argument("--images", default=[256, 16], help="of each size", **several)
+    parser.add_argument(
+        "--theirs", default=[16, 2], help="images of each size that grad-cam fills", **several
+    )
     parser.add_argument("--removed", type=float, nargs="+", default=[10, 50, 90])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--device", default="auto")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main():
+    args = arguments()
     if args.threads:
         torch.set_num_threads(args.threads)
     warnings.simplefilter("ignore")
     device, rng = pick_device(args.device), np.random.default_rng(0)
-    print(f"torch {torch.__version__}, {device_name(device)}, {torch.get_num_threads()} threads, images a batch: {args.images}\n")
-    print("| size | mask | removed, % | roar_nb, ms/image | grad-cam, ms/image | ratio | error of roar_nb | error of grad-cam |")
-    print("|---|---|---|---|---|---|---|---|")
+    machine = f"{device_name(device)}, {torch.get_num_threads()} threads"
+    print(f"torch {torch.__version__}, {machine}, images a batch: {args.images}\n")
+    print(f"| {HEAD} |\n|{'---|' * 8}")
     for size, n, theirs in zip(args.sizes, args.images, args.theirs):
         for make in (random_mask, spots_mask, blob_mask):
             for removed in args.removed:
-                mask = torch.tensor(np.stack([make(rng, size, removed / 100) for _ in range(n)]))
+                masks = [make(rng, size, removed / 100) for _ in range(n)]
+                mask = torch.tensor(np.stack(masks))
                 images = torch.tensor(rng.random((n, 3, size, size), dtype=np.float32))
                 a, b, ratio, ours, other = compare(images, mask, theirs, args.rounds, device)
-                name = make.__name__.split("_")[0]
-                print(f"| {size} | {name} | {removed:g} | {a:.2f} | {b:.1f} | {ratio:.1f} | {ours:.0e} | {other:.0e} |", flush=True)
+                kind = make.__name__.split("_")[0]
+                times = f"{a:.2f} | {b:.1f} | {ratio:.1f}"
+                errors = f"{ours:.0e} | {other:.0e}"
+                print(f"| {size} | {kind} | {removed:g} | {times} | {errors} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,10 @@
     python benchmarks/memory.py [--rounds 3]
 
 Linux, CPU. The same work in two processes that take turns: one with the C library's defaults, one after
-`core.reuse_memory`. Forward passes of ResNet8 (64 channels, 256 images of 32×32) and of ResNet50 (64 images of
+`cli.reuse_memory`. Forward passes of ResNet8 (64 channels, 256 images of 32×32) and of ResNet50 (64 images of
 224×224), and a step of training ResNet8. Medians of the rounds; the memory is the highest of the process.
 """
+
 import argparse
 import json
 import resource
@@ -18,7 +19,8 @@ import torch
 import torch.nn.functional as F
 import torchvision
 
-from roar_nb.core import autocast, device_name, reuse_memory
+from roar_nb.cli import reuse_memory
+from roar_nb.core import autocast, device_name
 from roar_nb.models import ResNet8
 
 DTYPES = dict(fp32=torch.float32, bf16=torch.bfloat16)
@@ -54,13 +56,18 @@ def step(model, optimizer, x, y, dtype):
 def measure():
     """name → images a second, and 'memory' in MB, of this process"""
     torch.manual_seed(0)
-    small, large = (m.to(memory_format=torch.channels_last) for m in (ResNet8(10, width=64), torchvision.models.resnet50()))
+    small, large = (
+        m.to(memory_format=torch.channels_last)
+        for m in (ResNet8(10, width=64), torchvision.models.resnet50())
+    )
     optimizer = torch.optim.SGD(small.parameters(), 0.01)
     x, y = images_of(256, 32), torch.arange(256) % 10
     found = {}
     for name, dtype in DTYPES.items():
         found[f"ResNet8, forward, {name}"] = rate(lambda: forward(small.eval(), x, dtype), 256)
-        found[f"ResNet8, training, {name}"] = rate(lambda: step(small.train(), optimizer, x, y, dtype), 256)
+        found[f"ResNet8, training, {name}"] = rate(
+            lambda: step(small.train(), optimizer, x, y, dtype), 256
+        )
     x = images_of(64, 224)
     for name, dtype in DTYPES.items():
         found[f"ResNet50, forward, {name}"] = rate(lambda: forward(large.eval(), x, dtype), 64)
@@ -68,12 +75,16 @@ def measure():
 
 
 def in_process(side):
-    done = subprocess.run([sys.executable, __file__, "--side", side], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, __file__, "--side", side], capture_output=True, text=True, check=True
+    )
     return json.loads(done.stdout)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--side", choices=["default", "reuse"], help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -92,7 +103,9 @@ def main():
         a, b = ([r[name] for r in rounds] for rounds in sides.values())
         label = "highest memory, MB" if name == "memory" else name
         ratio = statistics.median(y / x for x, y in zip(a, b))
-        print(f"| {label} | {statistics.median(a):.0f} | {statistics.median(b):.0f} | {ratio:.2f} |")
+        print(
+            f"| {label} | {statistics.median(a):.0f} | {statistics.median(b):.0f} | {ratio:.2f} |"
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 "Options and environment of the whole test run."
+
 import os
 
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -9,7 +10,11 @@ FLAGS = ("slow", "cuda", "network")
 
 
 def pytest_addoption(parser):
-    parser.addoption("--flags", default="", help=f"run what is skipped otherwise, of {' '.join(FLAGS)} (notebook cells too)")
+    parser.addoption(
+        "--flags",
+        default="",
+        help=f"run what is skipped otherwise, of {' '.join(FLAGS)} (notebook cells too)",
+    )
 
 
 def pytest_configure(config):

@@ -1,4 +1,5 @@
 "What the tests about the repository share: where things are, and readers for notebooks and settings."
+
 import configparser
 import os
 import re
@@ -19,7 +20,9 @@ NUMBERED = re.compile(r"^\d\d_\w+\.ipynb$")
 def find_notebooks():
     "Every notebook of the project, hidden files and folders aside"
     paths = NBS.rglob("*.ipynb")
-    return sorted(p for p in paths if not any(HIDDEN.match(part) for part in p.relative_to(NBS).parts))
+    return sorted(
+        p for p in paths if not any(HIDDEN.match(part) for part in p.relative_to(NBS).parts)
+    )
 
 
 NOTEBOOKS = find_notebooks()
@@ -42,7 +45,14 @@ def is_exported(cell):
 
 def module_of(path):
     "The module that a notebook exports to, or None"
-    return next((cell.directive("default_exp") for cell in code_cells(path) if cell.has_directive("default_exp")), None)
+    return next(
+        (
+            cell.directive("default_exp")
+            for cell in code_cells(path)
+            if cell.has_directive("default_exp")
+        ),
+        None,
+    )
 
 
 def settings():

@@ -1,4 +1,5 @@
 "Links lead somewhere, and the files around the package are well formed."
+
 import os
 import re
 from urllib.parse import unquote
@@ -10,8 +11,13 @@ from fastcore.nbio import read_nb
 from repo import NBS, NOTEBOOKS, ROOT, name
 
 TASKS = {
-    "build-docker", "bash-docker", "train-cls", "extract-attribution-maps",
-    "evaluate-attribution-maps-roar", "roar", "lerf",
+    "build-docker",
+    "bash-docker",
+    "train-cls",
+    "extract-attribution-maps",
+    "evaluate-attribution-maps-roar",
+    "roar",
+    "lerf",
 }
 TEST_COMMAND = "python3 -m venv .venv && .venv/bin/pip install -e '.[dev]' && .venv/bin/pytest"
 CODE = re.compile(r"^(`{3,})[^\n]*\n.*?^\1`*[ \t]*$|`[^`\n]+`", re.M | re.S)
@@ -34,12 +40,18 @@ def markdown(path):
 def relative_links(text):
     "The links of a text that name files, code and anchors aside"
     found = [a or b for a, b in LINK.findall(CODE.sub("", text))]
-    return [unquote(link.partition("#")[0]) for link in found if not re.match(r"[a-z][a-z0-9+.-]*:|#", link, re.I)]
+    return [
+        unquote(link.partition("#")[0])
+        for link in found
+        if not re.match(r"[a-z][a-z0-9+.-]*:|#", link, re.I)
+    ]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: os.path.relpath(p, ROOT))
 def test_relative_links_lead_to_files(page):
-    assert [link for link in relative_links(markdown(page)) if not (page.parent / link).exists()] == []
+    assert [
+        link for link in relative_links(markdown(page)) if not (page.parent / link).exists()
+    ] == []
 
 
 def test_relative_links_are_found():
@@ -55,7 +67,9 @@ def test_readme_says_how_to_test_and_run():
 
 def test_ci_runs_the_test_command_of_the_readme():
     script = (ROOT / ".ci/run").read_text(encoding="utf-8")
-    steps = [step.replace(".venv/bin/", "").replace(".venv", "") for step in TEST_COMMAND.split(" && ")]
+    steps = [
+        step.replace(".venv/bin/", "").replace(".venv", "") for step in TEST_COMMAND.split(" && ")
+    ]
     plain = re.sub(r'"\$tmp/venv(?:/bin/(\w+))?"', r"\1", script).replace("--quiet ", "")
     assert [step for step in steps if step.strip() not in plain] == []
     assert os.access(ROOT / ".ci/run", os.X_OK)
@@ -64,7 +78,10 @@ def test_ci_runs_the_test_command_of_the_readme():
 def test_taskfile_has_the_tasks():
     tasks = load("Taskfile.yml")["tasks"]
     assert TASKS <= set(tasks)
-    assert "lerf_imagenet_resnet50" in tasks["lerf"]["vars"]["CONFIG"] and "roar-nb run" in tasks["lerf"]["cmd"]
+    assert (
+        "lerf_imagenet_resnet50" in tasks["lerf"]["vars"]["CONFIG"]
+        and "roar-nb run" in tasks["lerf"]["cmd"]
+    )
 
 
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda p: p.name)

@@ -1,14 +1,32 @@
 "Imports point one way: notebooks to lower numbers, the package to what settings.ini declares."
+
 import ast
 import re
 import sys
 
 import pytest
 
-from repo import LIB, NOTEBOOKS, REFERENCE, ROOT, code_cells, is_exported, module_of, name, setting_lines, settings
+from repo import (
+    LIB,
+    NOTEBOOKS,
+    REFERENCE,
+    ROOT,
+    code_cells,
+    is_exported,
+    module_of,
+    name,
+    setting_lines,
+    settings,
+)
 
 NUMBER = {module_of(p): int(p.name[:2]) for p in REFERENCE}
-DIST = {"yaml": "pyyaml", "PIL": "pillow", "sklearn": "scikit-learn", "skimage": "scikit-image"}
+DIST = {
+    "yaml": "pyyaml",
+    "PIL": "pillow",
+    "sklearn": "scikit-learn",
+    "skimage": "scikit-image",
+    "ruamel": "ruamel.yaml",
+}
 MAGIC = re.compile(r"^\s*[%!].*$", re.M)
 
 
@@ -62,14 +80,23 @@ def third_party(names):
 
 def lazy_nodes(tree):
     "The functions of a module, whose imports run only when they are called"
-    return [n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))]
+    return [
+        n
+        for n in ast.walk(tree)
+        if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+    ]
 
 
 def split_imports(tree):
     "The names imported with the module, and those imported inside functions"
     lazy = [d for node in lazy_nodes(tree) for d in imports(node)]
     inside = {id(n) for node in lazy_nodes(tree) for n in ast.walk(node)}
-    eager = [d for n in ast.walk(tree) if id(n) not in inside and isinstance(n, (ast.Import, ast.ImportFrom)) for d in imports(n)]
+    eager = [
+        d
+        for n in ast.walk(tree)
+        if id(n) not in inside and isinstance(n, (ast.Import, ast.ImportFrom))
+        for d in imports(n)
+    ]
     return eager, lazy
 
 
@@ -87,7 +114,14 @@ def test_package_imports_are_declared(module):
 def test_lessons_and_tests_import_what_dev_installs():
     sources = [cell.source for p in NOTEBOOKS for cell in code_cells(p)]
     sources += [p.read_text(encoding="utf-8") for p in sorted((ROOT / "tests").rglob("*.py"))]
-    local = {p.stem for folder in (ROOT / "tests", LIB / "configs") for p in folder.glob("*.py")}
+    local = {
+        p.stem
+        for folder in (ROOT / "tests", ROOT / "tools", LIB / "configs")
+        for p in folder.glob("*.py")
+    }
     names = [d for s in sources for d in imports(tree_of(s)) if d.split(".")[0] not in local]
     # IPython comes with nbdev, tomllib with Python 3.11
-    assert third_party(names) - declared("requirements", "dev_requirements") - {"ipython", "tomli"} == set()
+    assert (
+        third_party(names) - declared("requirements", "dev_requirements") - {"ipython", "tomli"}
+        == set()
+    )

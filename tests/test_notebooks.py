@@ -1,4 +1,5 @@
 "Every notebook runs from top to bottom: one test each, in a process of its own."
+
 import pytest
 from fastcore.ansi import strip_ansi
 

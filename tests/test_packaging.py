@@ -1,4 +1,5 @@
 "What is built from a checkout holds what a user needs, and says what settings.ini says."
+
 import re
 import sys
 import tarfile
@@ -11,7 +12,16 @@ from nbdev.config import get_config
 
 from repo import LIB, ROOT, run, scratch_copy, setting_lines, settings
 
-SOURCES = ("pyproject.toml", "setup.py", "settings.ini", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md", "roar_nb")
+SOURCES = (
+    "pyproject.toml",
+    "setup.py",
+    "settings.ini",
+    "MANIFEST.in",
+    "README.md",
+    "LICENSE",
+    "CHANGELOG.md",
+    "roar_nb",
+)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +43,9 @@ def wheel(dist):
 def installed(wheel, tmp_path_factory):
     "A folder that holds the installed wheel and nothing else"
     target = tmp_path_factory.mktemp("installed")
-    result = run(sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", target, wheel)
+    result = run(
+        sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", target, wheel
+    )
     assert result.returncode == 0, result.stderr
     return target
 
@@ -48,7 +60,12 @@ def metadata(wheel):
 def package_files():
     "What the wheel must hold of roar_nb/"
     patterns = ("*.py", "py.typed", "configs/*", "assets/*")
-    return {p.relative_to(ROOT).as_posix() for pattern in patterns for p in LIB.glob(pattern) if p.is_file()}
+    return {
+        p.relative_to(ROOT).as_posix()
+        for pattern in patterns
+        for p in LIB.glob(pattern)
+        if p.is_file()
+    }
 
 
 def test_pyproject_says_what_settings_say():
@@ -76,7 +93,9 @@ def test_metadata_requires_what_settings_require(metadata):
 def test_wheel_holds_the_package(wheel):
     with zipfile.ZipFile(wheel) as archive:
         held = {n for n in archive.namelist() if ".dist-info/" not in n}
-        entry = next(archive.read(n).decode() for n in archive.namelist() if n.endswith("entry_points.txt"))
+        entry = next(
+            archive.read(n).decode() for n in archive.namelist() if n.endswith("entry_points.txt")
+        )
     assert held == package_files()
     assert {"roar_nb/py.typed", "roar_nb/cli.py"} <= held
     assert any(n.startswith("roar_nb/configs/") for n in held)
@@ -86,18 +105,29 @@ def test_wheel_holds_the_package(wheel):
 def test_sdist_holds_what_setup_reads(dist):
     with tarfile.open(next(dist.glob("*.tar.gz"))) as archive:
         held = {n.partition("/")[2] for n in archive.getnames()}
-    assert {"setup.py", "settings.ini", "pyproject.toml", "README.md", "LICENSE"} | package_files() <= held
+    assert {
+        "setup.py",
+        "settings.ini",
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+    } | package_files() <= held
 
 
 def test_version_is_that_of_the_installation(installed, tmp_path):
     code = "import roar_nb; print(roar_nb.__version__, roar_nb.__file__)"
     result = run(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=str(installed))
-    assert result.stdout.split() == [settings()["version"], str(installed / "roar_nb/__init__.py")], result.stderr
+    assert result.stdout.split() == [
+        settings()["version"],
+        str(installed / "roar_nb/__init__.py"),
+    ], result.stderr
 
 
 @pytest.mark.parametrize("command", [[], ["run"]], ids=["roar-nb", "run"])
 def test_installed_command_helps(installed, tmp_path, command):
-    result = run(sys.executable, "-m", "roar_nb", *command, "--help", cwd=tmp_path, PYTHONPATH=str(installed))
+    result = run(
+        sys.executable, "-m", "roar_nb", *command, "--help", cwd=tmp_path, PYTHONPATH=str(installed)
+    )
     assert result.returncode == 0, result.stderr
     assert "usage" in result.stdout.lower()
 

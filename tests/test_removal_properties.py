@@ -1,12 +1,15 @@
 "What ranks, masks and splits promise, tried on many inputs."
+
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from roar_nb.data import stratified
-from roar_nb.removal import rank, removal_mask, removed_count
+from roar_nb.core import ConfigError, DataError
+from roar_nb.images import ImageSet, stratified
+from roar_nb.removal import MaskedSet, rank, removal_mask, removed_count
 
 settings.register_profile("steady", deadline=None, derandomize=True)
 settings.load_profile("steady")
@@ -71,3 +74,83 @@ def test_stratified_choice_keeps_proportions(labels, data):
     assert len(chosen) == n and len(chosen.unique()) == n
     share = y.bincount(minlength=5) * n / len(y)
     assert ((y[chosen].bincount(minlength=5) - share).abs() < 1 + 1e-9).all()
+
+
+def fives(n=4):
+    "Images whose pixels are all 255"
+    images = torch.full((n, 3, 6, 5), 255, dtype=torch.uint8)
+    return ImageSet(images, torch.arange(n) % 2, ["a", "b"], [0.5] * 3, [0.5] * 3, name="Fives")
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (1, 6, 5)])
+@pytest.mark.parametrize("as_array", [False, True])
+def test_maps_and_ranks_may_be_arrays_with_or_without_a_channel(shape, as_array):
+    m = torch.rand(4, *shape, generator=torch.Generator().manual_seed(0))
+    m = m.numpy() if as_array else m
+    ranks = rank(m)
+    assert ranks.shape == m.shape and ranks.dtype == torch.int32
+    given = ranks.numpy() if as_array else ranks
+    for imputation in ("channel_mean", "noisy_linear"):
+        image, label, mask = MaskedSet(fives(), given, 40, imputation=imputation)[1]
+        assert mask.shape == (6, 5) and mask.sum() == 12 and label == 1
+        assert (image[:, ~mask] == 1).all()
+
+
+def test_ranks_must_fit_the_images():
+    ds, good = fives(), rank(torch.rand(4, 6, 5))
+    for wrong in (good[:3], good[:, :5], good.flatten(1), rank(torch.rand(4, 5, 6)), good[None]):
+        with pytest.raises(DataError, match="maps .*for .*images of Fives"):
+            MaskedSet(ds, wrong, 10)
+        later = MaskedSet(ds, lambda index: wrong, 10)
+        with pytest.raises(DataError, match="maps .*for .*images of Fives"):
+            next(later.batches(4))
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (dict(percentile=101), "101 is impossible"),
+        (dict(percentile=10, order="mrof"), "did you mean 'morf'"),
+        (dict(percentile=10, imputation="blurr"), "did you mean 'blur'"),
+    ],
+)
+def test_a_masked_set_is_checked_when_it_is_made(wrong, message):
+    with pytest.raises(ConfigError, match=message):
+        MaskedSet(fives(), rank(torch.rand(4, 6, 5)), **wrong)
+
+
+def test_maps_are_checked():
+    with pytest.raises(DataError, match=r"\(N,H,W\) or \(N,C,H,W\), not \(4, 5\)"):
+        rank(torch.rand(4, 5))
+    with pytest.raises(DataError, match="image 8 holds NaN"):
+        rank(torch.tensor([[[1.0]], [[float("nan")]]]), index=[7, 8])
+
+
+@pytest.mark.parametrize("order", ["morf", "lerf"])
+@pytest.mark.parametrize("channels", [None, 3])
+def test_masks_alone(order, channels):
+    m = torch.rand(4, *([channels] if channels else []), 6, 5)
+    ds, ranks = fives(), rank(m)
+    masked = MaskedSet(ds, ranks, 40, order, mask_only=True)
+    (b,) = masked.batches(4, dtype=torch.bfloat16)
+    mask = removal_mask(ranks, 40, order)
+    kept = (~(mask if channels else mask[:, None])).expand(4, 3, 6, 5)
+    assert b.images.dtype == torch.bfloat16 and torch.equal(b.images.float(), kept.float())
+    assert torch.equal(masked.resident().images, kept.float())
+    assert torch.equal(b.labels, ds.labels)
+
+
+@pytest.mark.parametrize("imputation", ["channel_mean", "image_mean", "noisy_linear", "zero"])
+@pytest.mark.parametrize("order", ["morf", "lerf"])
+@pytest.mark.parametrize("channels", [None, 3])
+def test_nothing_of_the_images_is_left_at_100_per_cent(imputation, order, channels):
+    "So that a retrained network is at chance"
+    g = torch.Generator().manual_seed(0)
+    ranks = rank(torch.rand(8, *([channels] if channels else []), 6, 5, generator=g))
+    seen = []
+    for _ in range(2):
+        images = torch.randint(256, (8, 3, 6, 5), generator=g).byte()
+        ds = ImageSet(images, torch.arange(8), list("abcdefgh"), [0.5] * 3, [0.25] * 3)
+        (b,) = MaskedSet(ds, ranks, 100, order, imputation).batches(8)
+        seen.append(b.images)
+    assert torch.equal(*seen)

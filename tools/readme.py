@@ -1,4 +1,5 @@
 """Make README.md from nbs/index.ipynb: `python tools/readme.py`, or `--check` to see whether it is current."""
+
 import argparse
 import base64
 import posixpath
@@ -75,25 +76,32 @@ def readme(notebook):
     images, blocks = {}, []
     for cell in read_nb(notebook).cells:
         if cell.cell_type == "markdown":
-            source = title(cell.source) if not blocks else cell.source
+            source = re.sub(r"^#\| .*\n", "", cell.source)
+            source = title(source) if not blocks else source
             blocks.append(rewrite_links(source).strip())
         elif cell.cell_type == "code":
             blocks += code_md(cell, images)
-    note = "<!-- Made from nbs/index.ipynb by tools/readme.py: edit that notebook, not this file. -->"
+    note = (
+        "<!-- Made from nbs/index.ipynb by tools/readme.py: edit that notebook, not this file. -->"
+    )
     return "\n\n".join([note, *filter(None, blocks)]) + "\n", images
 
 
 def wanted(root):
     "Every file that the notebook asks for, {path: bytes}; None where one should go"
     text, images = readme(root / "nbs/index.ipynb")
-    old = {path.relative_to(root).as_posix(): None for path in (root / "nbs/images").glob("index-*")}
+    old = {
+        path.relative_to(root).as_posix(): None for path in (root / "nbs/images").glob("index-*")
+    }
     return old | images | {"README.md": text.encode()}
 
 
 def stale(root):
     "The files that are not as the notebook wants them, {path: bytes}"
+
     def now(path):
         return (root / path).read_bytes() if (root / path).exists() else None
+
     return {path: data for path, data in wanted(root).items() if now(path) != data}
 
 
@@ -107,7 +115,9 @@ def write(root, path, data):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file is stale")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1 if a file is stale"
+    )
     check = parser.parse_args().check
     files = stale(ROOT)
     for path, data in files.items():

@@ -1,7 +1,8 @@
 """Make the figures stored in notebooks small: PNG outputs get a palette of 255 colours.
 
-    python tools/small_outputs.py nbs/13_report.ipynb …      (default: all notebooks)
+python tools/small_outputs.py nbs/24_report.ipynb …      (default: all notebooks)
 """
+
 import base64
 import io
 import sys
