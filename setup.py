@@ -40,6 +40,6 @@ setup(
         "nbdev": [f"{cfg['lib_name']} = {cfg['lib_name']}._modidx:d"],
     },
     packages=find_packages(include=["roar_nb", "roar_nb.*"]),
-    package_data={"roar_nb": ["py.typed", "configs/*", "assets/*"]},
+    package_data={"roar_nb": ["py.typed", "configs/*", "assets/*", "templates/*"]},
     include_package_data=False,
 )

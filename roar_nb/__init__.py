@@ -6,6 +6,7 @@ What most people want stands at the front door:
 - `roar_nb.evaluate(model, images, labels, methods, protocols, mean=…, std=…)`: a table over methods and protocols, in memory;
 - `roar_nb.roar(make_model, splits, methods, folder=…)`: remove pixels and retrain;
 - `roar_nb.show_maps(images, maps)`: look at maps;
+- `roar_nb.load(folder)`: the results of a run, to plot, compare and join with others;
 - `roar-nb`, a command driven by one YAML file: whole experiments that go on where they stopped.
 
 Modules:
@@ -26,7 +27,8 @@ _FRONT_DOOR = {
     "attribute": "attribution",
     "evaluate": "evaluation",
     "roar": "evaluation",
-    "show_maps": "report",
+    "show_maps": "gallery",
+    "load": "steps",
     "Scores": "results",
     "RoarError": "core",
 }
@@ -37,7 +39,7 @@ __all__ = [*_FRONT_DOOR, "__version__"]
 
 def __getattr__(name):
     if name in _FRONT_DOOR:
-        # a report draws Scores, so that `.plot` is there whatever was used first
+        # tables, figures and the report are methods of Scores, whatever was used first
         import_module("roar_nb.report")
         found = getattr(import_module(f"roar_nb.{_FRONT_DOOR[name]}"), name)
         globals()[name] = found

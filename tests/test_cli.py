@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from repo import ROOT, run
+from roar_nb import load
 from roar_nb.cli import main
 from roar_nb.store import open_maps
 
@@ -43,7 +44,7 @@ def whole(tmp_path_factory):
 def test_run_leaves_tables_and_figures(whole):
     out, said = whole
     results = pd.read_csv(out / "results.csv")
-    columns = "dataset model method metric order imputation percentile seed value n unit"
+    columns = "dataset model protocol method metric order imputation percentile seed value n unit"
     assert list(results) == columns.split()
     assert len(results) == 2 * 2 * 3 * 2  # methods, metrics, percentiles with 0, seeds
     assert results.value.between(0, 1).all() and (results.n == 200).all()
@@ -52,6 +53,27 @@ def test_run_leaves_tables_and_figures(whole):
     assert sorted(p.name for p in (out / "figures").iterdir()) == ["index.json", *figures]
     assert "retrain: 18 cells are in" in said
     assert "ROAR: most relevant pixels removed" in said
+
+
+def test_show_prints_the_tables_again_and_writes_nothing(whole):
+    out, said = whole
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
+    result = roar_nb("show", "--out", out)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip().splitlines()[-1] == f"report: {out / 'report.html'}"
+    tables = result.stdout[: result.stdout.index("report:")].strip()
+    assert tables in said and "ROAR: most relevant pixels removed" in tables
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == before
+
+
+def test_a_run_is_loaded_as_scores(whole):
+    out, _ = whole
+    scores = load(out)
+    written = pd.read_csv(out / "summary.csv")
+    assert scores.summary["mean"].to_numpy() == pytest.approx(written["mean"].to_numpy())
+    assert scores.about["folder"] == out.name and "retrain_cls" in scores.about["config"]
+    assert len(scores.gallery.images) == 6 and set(scores.maps.method) == {"oracle", "smooth"}
+    assert len(scores.join(load(out)).curves) == len(scores.curves)
 
 
 def test_run_records_how_it_was_made(whole):

@@ -59,7 +59,7 @@ def metadata(wheel):
 
 def package_files():
     "What the wheel must hold of roar_nb/"
-    patterns = ("*.py", "py.typed", "configs/*", "assets/*")
+    patterns = ("*.py", "py.typed", "configs/*", "assets/*", "templates/*")
     return {
         p.relative_to(ROOT).as_posix()
         for pattern in patterns

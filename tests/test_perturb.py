@@ -29,6 +29,7 @@ METRICS = {
     "insertion",
     "deletion_auc",
     "insertion_auc",
+    *(f"{m}_srg" for m in ("deviation", "probability", "accuracy", "road", "road_probability")),
 }
 
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from repo import ROOT
 from roar_nb.core import ConfigError, DataError, ModelError, StoreError
+from roar_nb.filters import FILTERS
 from roar_nb.images import ImageSet
 from roar_nb.imputation import get_imputation
 from roar_nb.metrics import METRICS
@@ -91,7 +92,7 @@ def test_regions_are_the_loop_of_their_definition(model, images, maps):
     f = dict(morf=[], lerf=[])
     for x, m in zip(images, maps):
         c, corners = model(x[None]).argmax(), [(i, j) for i in (0, 3) for j in (0, 3)]
-        corners.sort(key=lambda at: m[at[0] : at[0] + 3, at[1] : at[1] + 3].sum())
+        corners.sort(key=lambda at: m[at[0] : at[0] + 3, at[1] : at[1] + 3].mean())
         for order in f:
             y, path = x.clone(), []
             for step in [None, *(corners if order == "lerf" else corners[::-1])]:
@@ -102,9 +103,9 @@ def test_regions_are_the_loop_of_their_definition(model, images, maps):
     morf, lerf = np.array(f["morf"]), np.array(f["lerf"])
     for step in range(5):
         mean = np.mean([morf[:, 0] - morf[:, k] for k in range(step + 1)], 0)
-        assert np.allclose(curves["aopc", "morf"].values[:, step], mean, atol=1e-5)
+        assert np.allclose(curves["aopc", "morf"].values[0, :, step], mean, atol=1e-5)
         gap = np.mean([lerf[:, k] - morf[:, k] for k in range(step + 1)], 0)
-        assert np.allclose(curves["abpc", "both"].values[:, step], gap, atol=1e-5)
+        assert np.allclose(curves["abpc", "both"].values[0, :, step], gap, atol=1e-5)
     assert r.protocol.percentiles == (0, 25, 50, 75, 100)
 
 
@@ -114,6 +115,19 @@ def test_narrow_regions_at_the_edges():
     ranks = ranks_of(m, 3)
     assert ranks[0, ::3, ::3][[0, 1, 0], [0, 2, 1]].tolist() == [4, 5, 0]
     assert ranks[0, 3:, 6:].unique().tolist() == [5]
+
+
+def test_small_regions_at_the_edges_are_neither_first_nor_last():
+    ranks = ranks_of(torch.rand(400, 32, 32, generator=torch.Generator().manual_seed(0)), 9)
+    at_the_edge = ranks[:, 31, ::9].float()  # of 16 regions, three rows of whole ones
+    assert abs(float(at_the_edge.mean()) - 7.5) < 0.5
+    assert torch.equal(ranks_of(torch.ones(1, 32, 32), 9), rank_of_ones())
+
+
+def rank_of_ones():
+    "Sixteen regions of equal relevance, ties broken by the seed"
+    order = rank(torch.ones(1, 4, 4))
+    return order.repeat_interleave(9, 1).repeat_interleave(9, 2)[:, :32, :32]
 
 
 def test_insertion_and_deletion_are_the_loop_of_their_definition(model, images, maps):
@@ -388,6 +402,49 @@ def test_a_narrower_experiment_loses_nothing(setup, found):
     )
     measured, left_out = collect_responses(setup.folder)
     assert len(measured) == 4 and left_out == []
+
+
+def test_filtered_copies_are_what_filtered_maps_give(setup, found, tmp_path):
+    calls = []
+
+    def maps_of(batch):
+        calls.append(len(batch.index))
+        return found[batch.index]
+
+    audit = replace(setup, filters=("maximum3", "block4"))
+    files = perturb(audit, "gradcam", maps_of)
+    assert sum(calls) == 20  # once for each image
+    names = [(f.job.filter, f.job.protocol.name) for f in files]
+    assert names == [(f, p.name) for f in ("", "maximum3", "block4") for p in setup.protocols]
+    for name in ("", "maximum3", "block4"):
+        maps = FILTERS[name](found) if name else found
+        alone = perturb(replace(setup, folder=tmp_path / f"alone{name}"), "gradcam", maps)
+        mine = [f for f in files if f.job.filter == name]
+        for a, b in zip(mine, alone, strict=True):
+            assert all((getattr(a.responses, k) == getattr(b.responses, k)).all() for k in ARRAYS)
+            if not name:
+                assert a.job.path.name == b.job.path.name
+
+
+def test_curves_of_filtered_copies_differ_from_plain_ones_by_their_filter(setup, found):
+    perturb(setup, "a", found, dict(method="a"))
+    before = contents(setup.folder)
+    audit = replace(setup, filters=("gaussian1",), methods=("a", "b"))
+    perturb(audit, "a", found, dict(method="a"))
+    after, index = contents(setup.folder), setup.folder / "index.json"
+    assert all(after[path] == time for path, time in before.items() if path != index)
+    measured, left_out = collect_responses(setup.folder)
+    assert [m.filter for m in measured] == ["", "", "gaussian1", "gaussian1"]
+    for plain, copy in zip(measured[:2], measured[2:], strict=True):
+        for p, c in zip(plain.curves, copy.curves, strict=True):
+            assert c.filter == "gaussian1" and p.filter == ""
+            assert replace(c, filter="", values=p.values) == replace(p, values=p.values)
+    assert left_out == [
+        "b, lerf_morf: not measured yet",
+        "b, insertion_deletion: not measured yet",
+        "b+gaussian1, lerf_morf: not measured yet",
+        "b+gaussian1, insertion_deletion: not measured yet",
+    ]
 
 
 def test_what_is_left_out_is_said(setup, found):

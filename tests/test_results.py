@@ -6,25 +6,35 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import roar_nb.report  # noqa: F401, Scores show themselves in notebooks
 from roar_nb.core import ConfigError, DataError
 from roar_nb.metrics import METRICS, Curve, Metric
-from roar_nb.results import Scores, summarise, tidy
-from roar_nb.statistics import t_interval
+from roar_nb.results import Scores, tidy
+from roar_nb.statistics import mean_interval, t_interval
 from roar_nb.tables import as_text, overview, percentile_headers, pivot
 
 METHODS = ["a", "b", "c"]
+
+
+def right(value, seed, n):
+    "Which of n test images a network of this accuracy gets right: the easy ones, about"
+    hardness = np.arange(n) + np.random.default_rng(seed).normal(0, 3, n)
+    correct = np.zeros(n, bool)
+    correct[np.argsort(hardness)[: round(value * n)]] = True
+    packed = np.packbits(correct).tobytes().hex()
+    return dict(seed=seed, value=correct.mean(), n=n, correct=packed)
 
 
 def cell(method, percentile, seed, value, metric="roar", n=150, **more):
     order = {"roar": "morf", "kar": "lerf", "mask_only": "morf"}[metric]
     imputation = "none" if metric == "mask_only" else "channel_mean"
     facts = {"method": method, "metric": metric, "order": order, "imputation": imputation}
-    return {**facts, "percentile": percentile, "seed": seed, "value": value, "n": n, **more}
+    return {**facts, "percentile": percentile, **right(value, seed, n), **more}
 
 
 def base(seed, value=0.9, **more):
     none = dict.fromkeys(("method", "metric", "order", "imputation"), "none")
-    return {**none, "percentile": 0, "seed": seed, "value": value, "n": 150, **more}
+    return {**none, "percentile": 0, **right(value, seed, 150), **more}
 
 
 def grid(methods=METHODS, percentiles=(30, 90), seeds=(0, 1, 2), metric="roar", without=()):
@@ -64,7 +74,7 @@ def test_what_is_incomplete_is_not_ranked(without):
     found = scores(grid(without=without))
     assert ranks(found.summary) == {"c": 1, "b": 2, "a": 0}
     assert any("not ranked: a;" in note for note in found.notes)
-    assert found.pivot("roar").index.get_level_values("rank").tolist() == ["1", "2", "–"]
+    assert found.pivot("roar").index.get_level_values("rank").tolist()[-1] == "–"
     assert "nan" not in str(found) and "<NA>" not in str(found)
     assert found.overview().loc["roar", "a"].endswith("(–)")
 
@@ -91,30 +101,84 @@ def test_curves_over_other_percentiles_are_not_ranked():
 
 
 def test_ties_share_a_rank():
-    same = [curve(m, [[1, v]] * 9) for m, v in (("a", 0.2), ("b", 0.2), ("c", 0.5))]
-    assert ranks(over_images(same).summary) == {"a": 1, "b": 1, "c": 3}
+    values = np.random.default_rng(0).random((40, 2))
+    same = [curve(m, values + v) for m, v in (("a", 0), ("b", 0), ("c", 0.3))]
+    summary = over_images(same).summary.drop_duplicates("method").set_index("method")
+    assert summary["rank"].to_dict() == {"a": 1, "b": 1, "c": 3}
+    assert summary["rank_low"].to_dict() == {"a": 1, "b": 1, "c": 3}
+    assert summary["rank_high"].to_dict() == {"a": 2, "b": 2, "c": 3}
+
+
+def test_ranks_that_chance_made_are_open():
+    rng = np.random.default_rng(0)
+    shared = rng.random((60, 1))
+    found = over_images([curve(m, np.hstack([shared, rng.random((60, 1))])) for m in "abcd"])
+    summary = found.summary.drop_duplicates("method")
+    assert set(summary["rank"]) == {1, 2, 3, 4}
+    assert set(summary.rank_low) == {1} and set(summary.rank_high) == {4}
+    assert found.pivot("road").index.get_level_values("rank").tolist() == ["1–4"] * 4
+
+
+def test_what_is_not_told_from_random_is_marked():
+    rng = np.random.default_rng(0)
+    columns = {m: np.hstack([np.ones((60, 1)), rng.random((60, 1))]) for m in ("a", "random")}
+    columns["good"] = columns["a"] * [1, 0.1]
+    found = over_images([curve(m, v) for m, v in columns.items()])
+    apart = found.summary.drop_duplicates("method").set_index("method")["apart"]
+    assert apart["good"] and not apart["a"] and pd.isna(apart["random"])
+    assert found.overview().loc["road morf", "a"].endswith("°)")
+    assert "° not told apart from random" in str(found)
 
 
 def test_intervals_end_where_the_metric_does():
     cells = [base(s) for s in range(2)] + [cell("a", p, s, s) for p in (50, 90) for s in range(2)]
     summary = scores(cells).summary
-    ends = summary[["low", "high", "area_low", "area_high"]]
+    ends = summary[["low", "high", "seeds_low", "seeds_high", "area_low", "area_high"]]
     assert t_interval([0, 1])[1] < 0 and ends.min().min() == 0 and ends.max().max() == 1
+
+
+def test_intervals_are_over_seeds_and_images():
+    found = scores(grid())
+    row = found.summary.query("method == 'a' and percentile == 30").iloc[0]
+    (a,) = [c for c in found.curves if c.method == "a"]
+    by_hand = mean_interval(a.values[:, :, 1], (0, 1))
+    assert row[["mean", "low", "high"]].tolist() == pytest.approx(by_hand)
+    over_seeds = t_interval(a.values[:, :, 1].mean(1))
+    assert row[["mean", "seeds_low", "seeds_high"]].tolist() == pytest.approx(over_seeds)
+    assert (row.seeds, row.images) == (3, 150)
+
+
+def test_retrained_methods_are_compared_in_pairs():
+    pairs = scores(grid()).comparisons
+    assert len(pairs) == 3 and set(pairs.test) == {"crossed"} and set(pairs.images) == {150}
+    first = pairs.query("method == 'a' and other == 'c'").iloc[0]
+    assert first.difference < 0 and first.apart and first.p < 0.001  # lower is better
+    assert first.low < first.difference < first.high < 0
+    kept = scores(grid(metric="kar")).comparisons.query("method == 'a' and other == 'c'").iloc[0]
+    assert kept.difference == pytest.approx(-first.difference)
+
+
+def test_few_seeds_and_images_are_told():
+    few = scores(grid(seeds=(0, 1)))
+    assert any("few seeds: roar was retrained with 2 seeds" in note for note in few.notes)
+    small = over_images([curve("a", [[1.0, 0.5]] * 9)])
+    assert any("few images: road was measured on 9 images" in note for note in small.notes)
+    assert "few images" in str(small) and "Few seeds" in few._repr_html_()
 
 
 def test_a_metric_of_ones_own_has_its_own_bounds():
     METRICS.add(Metric("margin", "Margin", "logit", better={"morf": "low"}, bounds=(-5, 5)))
-    table = tidy([cell("a", p, s, 2.0 * s) for p in (50, 90) for s in range(3)], "d", "m")
+    values = np.random.default_rng(0).normal(4.5, 1, (30, 2)).clip(-5, 5)
     try:
-        summary = summarise(table.assign(metric="margin"))
+        summary = over_images([curve("a", values, "margin")]).summary
     finally:
         METRICS.pop("margin")
-    assert summary.low.min() < 0 and summary.high.max() == 5 and summary["rank"].eq(1).all()
+    assert summary.high.max() <= 5 and summary["rank"].eq(1).all()
 
 
 def test_an_unknown_metric_works_without_a_rank():
     found = over_images([curve(m, [[-3.0, 7.0]] * 9, "mine") for m in "ab"])
-    assert found.summary["rank"].isna().all() and found.notes == []
+    assert found.summary["rank"].isna().all() and len(found.comparisons) == 0
     assert "rank" not in found.pivot("mine").index.names and "mine" in str(found)
     assert found.overview().loc["mine morf", "a"] == "2.000"
 
@@ -138,15 +202,15 @@ def test_values_are_written_exactly(tmp_path):
 
 
 def test_counts_are_integers(tmp_path):
-    joined = scores(grid()).join(over_images([curve(m, [[1.0, 0.5]] * 9) for m in "ab"]))
+    joined = scores(grid()).join(over_images([curve(m, [[1.0, 0.5]] * 25) for m in "ab"]))
     files = {p.name: pd.read_csv(p, dtype=str) for p in joined.to_csv(tmp_path)}
     counts = dict(
-        results=["seed", "n"], summary=["seeds", "images", "rank"], comparisons=["images"]
+        results=["seed", "n"], summary=["seeds", "images", "rank"], comparisons=["seeds", "images"]
     )
     for name, columns in counts.items():
         for column in columns:
             assert files[f"{name}.csv"][column].dropna().str.fullmatch(r"\d+").all(), (name, column)
-    assert set(files["summary.csv"].images.dropna()) == {"9"}
+    assert set(files["summary.csv"].images) == {"25", "150"}
 
 
 def test_headers_tell_percentiles_apart():
@@ -166,9 +230,9 @@ def test_fine_tuned_networks_are_said_to_be():
 
 
 def test_what_was_left_out_is_said():
-    found = scores(grid(), notes=["d.json: of another experiment"])
-    assert "note: d.json: of another experiment" in str(found)
-    assert "d.json" in found._repr_html_() and "1 notes" in repr(found)
+    found = scores(grid(), notes=["left out: d.json: of another experiment"])
+    assert "note: left out: d.json: of another experiment" in str(found)
+    assert "d.json" in found._repr_html_() and "1 note" in repr(found)
     many = as_text(found.summary, [f"cell {i} is missing" for i in range(300)])
     assert many.count("note:") == 12 and "289 more" in many
 
@@ -182,7 +246,7 @@ def test_nothing_is_refused():
 
 def test_join_ranks_together():
     apart = [
-        over_images([curve(m, [[1.0, v]] * 9)], notes=[m]) for m, v in (("a", 0.5), ("b", 0.2))
+        over_images([curve(m, [[1.0, v]] * 20)], notes=[m]) for m, v in (("a", 0.5), ("b", 0.2))
     ]
     assert [ranks(s.summary) for s in apart] == [{"a": 1}, {"b": 1}]
     joined = apart[0].join(apart[1], apart[0])
@@ -222,40 +286,76 @@ def test_html_is_escaped_and_whole():
     assert "<script>" not in html and "a &lt; b" in html and html.count("<table") == 1
 
 
-def test_a_summary_read_back_gives_the_same_table(tmp_path):
-    found = scores(grid(without=[("a", 90, 0)]))
-    found.to_csv(tmp_path)
-    back = pd.read_csv(tmp_path / "summary.csv")
-    assert as_text(back) == as_text(found.summary)
-    pd.testing.assert_frame_equal(pivot(back, "roar"), found.pivot("roar"))
-
-
-def test_summary_from_results_read_back(tmp_path):
-    found = scores(grid())
-    found.to_csv(tmp_path)
-    again = summarise(pd.read_csv(tmp_path / "results.csv"))
-    pd.testing.assert_frame_equal(again, found.summary)
-
-
-def test_what_two_protocols_measure_alike_is_shown_once():
-    curve = Curve("a", "road", "morf", "zero", (0, 50), np.array([[1.0, 0.5], [1.0, 0.0]]))
-    other = Curve("a", "road", "morf", "zero", (0, 20), np.array([[1.0, 0.9], [1.0, 0.8]]))
-    scores = Scores.from_curves([curve, other], "images", "net")
-    assert list(scores.table.percentile) == [0, 50]
-    assert any("measured by two protocols" in note for note in scores.notes)
+def test_two_protocols_that_measure_alike_stand_apart():
+    at = dict(coarse=(0, 50), fine=(0, 20))
+    curves = [
+        Curve(m, "road", "morf", "zero", p, np.random.default_rng(i).random((30, 2)), name)
+        for name, p in at.items()
+        for i, m in enumerate("ab")
+    ]
+    found = over_images(curves)
+    assert set(found.overview().index) == {"road morf coarse", "road morf fine"}
+    assert found.summary["rank"].notna().all() and len(found.comparisons) == 2
+    with pytest.raises(ConfigError, match="choose one protocol of coarse, fine"):
+        found.pivot("road")
+    assert len(found.pivot("road", protocol="fine")) == 2
 
 
 def test_parts_of_one_curve_are_not_joined():
     one = Scores.from_cells(cells_of(0), "Shapes", "ResNet8")
     two = Scores.from_cells(cells_of(1), "Shapes", "ResNet8")
     assert len(one.join(one).table) == len(one.table)
-    with pytest.raises(DataError, match="measured twice, with other seeds"):
+    with pytest.raises(DataError, match="measured twice, with other images, seeds"):
         one.join(two)
 
 
 def cells_of(seed):
     "A curve of one method and one seed"
-    facts = dict(seed=seed, n=100, spec={})
-    base = dict(method="none", metric="none", order="none", imputation="none", percentile=0)
-    cell = dict(method="a", metric="roar", order="morf", imputation="zero", percentile=50)
-    return [dict(**base, value=0.9, **facts), dict(**cell, value=0.5 + seed / 10, **facts)]
+    return [base(seed), cell("a", 50, seed, 0.5 + seed / 10)]
+
+
+def test_gains_are_there_and_rank():
+    rng = np.random.default_rng(0)
+    curves = [
+        curve(m, np.hstack([np.ones((40, 1)), v + rng.normal(0, 0.02, (40, 1))]), order=o)
+        for o, heights in dict(morf=(0.2, 0.6), lerf=(0.9, 0.6)).items()
+        for m, v in zip(("good", "random"), heights)
+    ]
+    found = over_images(curves)
+    gains = found.summary.query("metric == 'road_srg'").set_index("method")
+    areas = found.summary.drop_duplicates(["order", "method"]).set_index(["order", "method"]).area
+    for m in ("good", "random"):
+        assert gains.area[m] == pytest.approx(areas["lerf", m] - areas["morf", m])
+    assert gains["rank"].to_dict() == {"good": 1, "random": 2}
+    assert len(found.join(found).curves) == len(found.curves) == 6
+    assert "road_srg" in str(found) and "road morf" not in str(found)
+
+
+@pytest.mark.parametrize("labels", [None, {"a": "A & B_c", "b": "<b>|"}])
+def test_tables_for_a_paper(labels):
+    found = scores(grid())
+    latex, markdown = found.to_latex(labels=labels), found.to_markdown(labels=labels)
+    assert latex.count(r"\textbf") == 1 and markdown.count("**") == 2
+    assert latex.splitlines()[0].startswith("% 95 % intervals over 3 seeds and 150 images")
+    assert r"\toprule" in latex and r"\bottomrule" in latex
+    if labels:
+        assert r"A \& B\_c" in latex and r"<b>\|" in markdown
+    assert {line.count(" & ") for line in latex.splitlines() if " & " in line} == {1}
+
+
+def test_the_closing_table_fits_a_terminal():
+    many = [*(f"a_method_with_a_name_{i}" for i in range(17)), "random"]
+    found = scores(grid(many, percentiles=(10, 30, 50, 70, 90)))
+    rng = np.random.default_rng(0)
+    found = found.join(
+        over_images(
+            [
+                curve(m, rng.random((30, 2)), metric, order, imputation=i)
+                for m in many
+                for metric in ("road", "deviation", "accuracy")
+                for order in ("morf", "lerf")
+                for i in ("zero", "noisy_linear")
+            ]
+        )
+    )
+    assert max(map(len, str(found).splitlines())) <= 100

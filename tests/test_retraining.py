@@ -15,12 +15,14 @@ from roar_nb.core import (
     DataError,
     ModelError,
     StoreError,
+    fingerprint,
     source_hash,
     write_json,
 )
 from roar_nb.datasets import Splits
+from roar_nb.filters import FILTERS
 from roar_nb.models import build_model
-from roar_nb.removal import MaskedSet
+from roar_nb.removal import MaskedSet, rank
 from roar_nb.retraining import (
     Cell,
     Grid,
@@ -34,7 +36,7 @@ from roar_nb.retraining import (
     update_index,
 )
 from roar_nb.shapes import shapes
-from roar_nb.store import dump
+from roar_nb.store import dump, open_maps
 from roar_nb.training import Recipe, evaluate_classifier, fit
 
 RECIPE = dict(
@@ -355,4 +357,56 @@ def test_what_an_interrupted_writing_left_is_no_result(tmp_path):
     cell = dict(id="base-s0", method="none", percentile=0, seed=0, spec={})
     for name in ("base-s0-0123abcd.json", ".base-s0-0123abcd.json.x1y2.json"):
         write_json(tmp_path / name, cell)
-    assert collect_cells(tmp_path) == ([cell], [])
+    assert collect_cells(tmp_path) == ([dict(cell, filter="")], [])
+
+
+def test_filtered_copies_are_cells_of_their_own():
+    plain = grid(["a", "b"], ["roar", "kar", "mask_only"], percentiles=[0, 30, 60], seeds=[0, 1])
+    cells = grid(
+        ["a", "b"],
+        ["roar", "kar", "mask_only"],
+        percentiles=[0, 30, 60],
+        seeds=[0, 1],
+        filters=FILTERS,
+    )
+    assert cells[: len(plain)] == plain
+    copies = cells[len(plain) :]
+    assert len(copies) == len(FILTERS) * 2 * 2 * 2 * 2  # methods, metrics, percentiles, seeds
+    assert len({c.id for c in cells}) == len(cells)
+    assert {c.metric for c in copies} == {"roar", "kar"}
+    assert copies[0].id == "a+maximum3-roar-channel_mean-p30-s0"
+    assert grid([], filters=FILTERS) == grid([])
+
+
+def test_plain_cells_keep_the_names_that_they_had(make, tmp_path):
+    "A cell without a filter is described, and hashed, as it was when cells had none"
+    cells = grid(["oracle"], percentiles=[50], filters=["gaussian1"])
+    assert "filter" not in cells[1].facts and cells[2].facts["filter"] == "gaussian1"
+    base, plain, copy = Grid(cells, make(), tmp_path).jobs
+    described = dict(
+        method="oracle",
+        metric="roar",
+        order="morf",
+        imputation="channel_mean",
+        percentile=50,
+        seed=0,
+    )
+    digest = fingerprint(dict(cell=described, **plain.spec))[:8]
+    assert plain.path.name == f"oracle-roar-channel_mean-p50-s0-{digest}.json"
+    assert copy.spec == plain.spec and copy.path != plain.path
+
+
+def test_a_filtered_copy_is_ranked_by_its_filtered_maps(make, world, tmp_path):
+    setup = make(tie_seed=4)
+    for name in ("maximum3", "gaussian2"):
+        maps = torch.as_tensor(open_maps(world[1]["random"]["test"])[:])
+        expected = rank(FILTERS[name](maps), 4)
+        assert torch.equal(setup.ranks("random", name)["test"], expected)
+    assert not torch.equal(setup.ranks("random")["test"], expected)
+    cells = grid(["random"], percentiles=[50], filters=["gaussian2"])
+    assert Grid(cells, setup, tmp_path).run() == {}
+    found, left_out = collect_cells(tmp_path)
+    assert [c["filter"] for c in found] == ["", "", "gaussian2"] and left_out == []
+    assert [c["method"] for c in found] == ["none", "random", "random"]
+    Grid(cells[:2], setup, tmp_path).run()
+    assert collect_cells(tmp_path) == (found, [])  # without an audit they stay

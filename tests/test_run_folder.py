@@ -209,9 +209,7 @@ def test_figures_of_an_earlier_configuration_go(copy):
     succeed("report", "--out", copy)
     left = {p.name for p in (copy / "figures").iterdir()} - {"index.json"}
     assert left == {"roar.png", "roar.svg", "mine.png"}
-    assert (
-        not (copy / "comparisons.csv").exists() or len(pd.read_csv(copy / "comparisons.csv")) == 0
-    )
+    assert set(pd.read_csv(copy / "comparisons.csv").metric) == {"roar"}
 
 
 def test_the_explained_network_is_measured_first(whole, tmp_path):
@@ -247,3 +245,36 @@ def test_base_is_not_the_explained_model(whole):
     explained = json.loads((out / "train/result.json").read_text())
     base = json.loads(next((out / "retrain").glob("base-s0-*.json")).read_text())
     assert base["test_loss"] != explained["loss"]
+
+
+def test_an_audit_adds_filtered_copies_and_says_how_many(copy):
+    before = state(copy)
+    said = succeed("attribute", "--out", copy)
+    facts = pd.read_csv(copy / "maps.csv", keep_default_na=False)
+    assert set(facts.method) == {"oracle", "smooth"} and set(facts["filter"]) == {""}
+    assert set(facts.percentile) == {50} and set(facts.images) == {200}
+    assert state(copy)["maps.csv"] == before["maps.csv"] and "audit:" not in said
+    audit = ["--set", "pixel_perturbation_analysis.audit=true", "--set", "retrain_cls.audit=true"]
+    audit += ["--set", "retrain_cls.attribution_methods=[smooth]"]
+    said = succeed("retrain", "--out", copy, *audit)
+    assert "audit: 4 filters × 1 method: 4 further cells" in said
+    said = succeed("perturb", "--out", copy)
+    assert "audit: 4 filters × 2 methods: 1,920 further forward passes" in said
+    names = {p.name.rpartition("-")[0] for p in (copy / "retrain").glob("smooth+*.json")}
+    filters = {"block4", "gaussian1", "gaussian2", "maximum3"}
+    assert names == {f"smooth+{f}-roar-channel_mean-p50-s0" for f in filters}
+    assert len(list(copy.glob("perturb/lerf_morf/*+*.npz"))) == 8
+    facts = pd.read_csv(copy / "maps.csv", keep_default_na=False)
+    assert set(facts["filter"]) == {"", *filters} and len(facts) == 2 * 5 * 2
+    kept = {k: v for k, v in before.items() if k.endswith((".npz", ".json")) and "-" in k}
+    assert kept.items() <= state(copy).items()  # what was there is still what it was
+    assert "audit:" not in succeed("retrain", "--out", copy) + succeed("perturb", "--out", copy)
+
+
+def test_maps_that_are_not_stored_are_looked_at_on_the_way(copy):
+    shutil.rmtree(copy / "attributions")
+    shutil.rmtree(copy / "perturb")
+    (copy / "maps.csv").unlink()
+    succeed("perturb", "--out", copy)
+    facts = pd.read_csv(copy / "maps.csv", keep_default_na=False)
+    assert set(facts.method) == {"oracle", "smooth"} and set(facts.images) == {60}

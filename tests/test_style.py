@@ -82,7 +82,9 @@ def test_the_public_surface_is_small():
     assert len(list(public())) <= PUBLIC
 
 
-@pytest.mark.parametrize("dotted, thing", public(), ids=lambda o: o if isinstance(o, str) else "")
+@pytest.mark.parametrize(
+    "dotted, thing", list(public()), ids=lambda o: o if isinstance(o, str) else ""
+)
 def test_public_things_are_documented(dotted, thing):
     if not callable(thing) or isinstance(thing, dict) or inspect.ismodule(thing):
         return
