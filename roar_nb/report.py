@@ -69,7 +69,7 @@ def _range(low, high, unit: str = None) -> str:  # '0.31 to 0.39', or ranks
     ends = [number_text(v, unit) if unit else f"{v:.0f}" for v in (low, high)]
     return ends[0] if ends[0] == ends[1] else " to ".join(ends)
 
-# %% ../nbs/30_report.ipynb #b3fc74f1
+# %% ../nbs/30_report.ipynb #dcc9d4ce
 def _overview(
     scores,
     metrics=None,  # names; None: all
@@ -77,6 +77,8 @@ def _overview(
     "Methods × measures: the number of each curve and the set of its possible ranks"
     summary = scores.summary
     curves = curves_of(summary if metrics is None else summary[summary["metric"].isin(metrics)])
+    main = main_metrics(summary)  # they come first
+    curves = curves.sort_values("metric", key=lambda m: ~m.isin(main), kind="stable")
     ways = [direction_text(m, o) for m, o in zip(curves["metric"], curves["order"])]
     ways = [way.replace(" is", "") if way.endswith("better") else "" for way in ways]
     heads = [f"{name}\n{way}".strip() for name, way in zip(measure_names(curves), ways)]
