@@ -422,23 +422,22 @@ def _short(value: float) -> str:
     "Two decimals as correlations are written, without the 0 before the point"
     return f"{value:.2f}".replace("0.", ".", 1).replace("-.00", ".00")
 
-# %% ../nbs/24_agreement.ipynb #88a36ea4
+# %% ../nbs/24_agreement.ipynb #5fae77e1
 def _random_gain(
     morf: Measure,
     lerf: Measure,
     random: str,
 ) -> tuple:  # (gain, low, high)
-    "Area between the two curves of a map that knows nothing, with its 95 % interval"
+    "Area between the two curves of a map that knows nothing, with its 99 % interval"
     nothing = np.nan, np.nan, np.nan
     if random not in morf.methods or random not in lerf.methods or morf.seeds != lerf.seeds:
         return nothing
-    gain = (morf.pick([random]).areas + lerf.pick([random]).areas)[
-        0
-    ]  # turned: a sum, not a difference
+    # areas are turned so that higher is better: a sum, not a difference
+    gain = (morf.pick([random]).areas + lerf.pick([random]).areas)[0]
     gain = gain[np.isfinite(gain).any(1)]
     gain = gain[:, np.isfinite(gain).all(0)]
     low, high = METRICS[morf.parts[3]].bounds
-    return mean_interval(gain, (low - high, high - low)) if gain.size else nothing
+    return mean_interval(gain, (low - high, high - low), 0.99) if gain.size else nothing
 
 # %% ../nbs/24_agreement.ipynb #17a62540
 def _verdict(
@@ -463,7 +462,7 @@ def _verdict(
     word = next(word for least, word in words.items() if rho >= least)
     return f"{fair}; MoRF and LeRF {word} on the methods (ρ = {_short(rho)})"
 
-# %% ../nbs/24_agreement.ipynb #547db097
+# %% ../nbs/24_agreement.ipynb #011db389
 def imputation_check(curves, random: str = "random") -> pd.DataFrame:
     """Two checks of every imputation that was measured in both orders.
 
@@ -478,7 +477,7 @@ def imputation_check(curves, random: str = "random") -> pd.DataFrame:
     -------
     DataFrame
         `dataset, model, protocol, metric, imputation`; `gain, low, high`: the area between the
-        LeRF and the MoRF curve of `random`, turned so that positive is a gain, with its 95 %
+        LeRF and the MoRF curve of `random`, turned so that positive is a gain, with its 99 %
         interval (NaN where it was not measured); `fair`: is 0 inside? (NA where not known);
         `spearman` between the methods' rankings in the two orders, over `methods` methods, NaN
         for fewer than three; `verdict`, in words.
