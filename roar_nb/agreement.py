@@ -7,7 +7,7 @@ Docs: https://roar-nb.github.io/roar_nb/agreement.html.md"""
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/24_agreement.ipynb #0304ec05
+# %% ../nbs/24_agreement.ipynb #3de4c2f7
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -15,19 +15,17 @@ import krippendorff
 import numpy as np
 import pandas as pd
 
+from .comparisons import RIVALS, measure_names
 from .metrics import METRICS, Curve, better
 from .randomness import derive_seed
 from .statistics import mean_interval
 
-# %% ../nbs/24_agreement.ipynb #00da974a
-PARTS = ["dataset", "model", "protocol", "metric", "order", "imputation"]
-
-# %% ../nbs/24_agreement.ipynb #7e3260f0
+# %% ../nbs/24_agreement.ipynb #c481fd34
 @dataclass(frozen=True)
 class Measure:
     "What one measure says of several methods"
 
-    parts: tuple  # the values of PARTS
+    parts: tuple  # the values of RIVALS
     methods: tuple  # (M,) names
     seeds: tuple  # (R,)
     areas: np.ndarray  # (M,R,N), turned so that larger is better; NaN where nothing is known
@@ -190,10 +188,10 @@ def _around(
     error = np.quantile(errors, 0.95)
     return max(value - error, -1.0), min(value + error, 1.0)
 
-# %% ../nbs/24_agreement.ipynb #c0cab6cd
+# %% ../nbs/24_agreement.ipynb #82207fa7
 CORRELATIONS = ["kendall", "kendall_low", "kendall_high"]
 CORRELATIONS += ["spearman", "spearman_low", "spearman_high"]
-OTHER = [f"other_{part}" for part in PARTS]
+OTHER = [f"other_{part}" for part in RIVALS]
 
 
 def _agree(
@@ -211,10 +209,10 @@ def _agree(
     varies = min(a.areas[0].size, b.areas[0].size) > 1
     found = [c if varies else c[:1] for c in _correlations(*picked)]
     values = [v for c in found for v in (c[0], *_around(c[0], c[1:]))]
-    facts = dict(zip(PARTS, a.parts)) | dict(zip(OTHER, b.parts)) | dict(methods=len(shared))
+    facts = dict(zip(RIVALS, a.parts)) | dict(zip(OTHER, b.parts)) | dict(methods=len(shared))
     return facts | dict(zip(CORRELATIONS, values))
 
-# %% ../nbs/24_agreement.ipynb #855f28d9
+# %% ../nbs/24_agreement.ipynb #7c7251f4
 def agreement(curves, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
     """Rank correlations between all measures, with bootstrap intervals.
 
@@ -256,29 +254,15 @@ def agreement(curves, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
     pairs = combinations(zip(found, signs), 2)
     pairs = [(a, b) for a, b in pairs if len({*a[0].methods} & {*b[0].methods}) >= 3]
     rows = [_agree(a, b, x, y) for (a, x), (b, y) in pairs]
-    return pd.DataFrame(rows, columns=PARTS + OTHER + ["methods"] + CORRELATIONS)
+    return pd.DataFrame(rows, columns=RIVALS + OTHER + ["methods"] + CORRELATIONS)
 
-# %% ../nbs/24_agreement.ipynb #e4628dfd
-def measure_names(
-    parts,  # DataFrame with PARTS
-) -> list:  # of str, one a row
-    "Short names: metric, order, imputation, and what else is needed to tell them apart"
-    different = len(parts[PARTS].drop_duplicates())
-    shown = ["metric", "order", "imputation"]
-    for part in ("protocol", "model", "dataset"):
-        if len(parts[shown].drop_duplicates()) < different and parts[part].nunique() > 1:
-            shown.insert(0, part)
-    return [
-        " ".join(str(v) for v in row if v != "") for row in parts[shown].itertuples(index=False)
-    ]
-
-# %% ../nbs/24_agreement.ipynb #aca7c6d0
+# %% ../nbs/24_agreement.ipynb #57a991f5
 def agreement_square(
     table,  # of `agreement`
     column: str = "kendall",
 ) -> pd.DataFrame:  # measures × measures; 1 on the diagonal, NaN where nothing is shared
     "One column of `agreement` as a symmetric table"
-    ends = [table[PARTS], table[OTHER].set_axis(PARTS, axis=1)]
+    ends = [table[RIVALS], table[OTHER].set_axis(RIVALS, axis=1)]
     names = measure_names(pd.concat(ends, ignore_index=True))
     one, other = names[: len(table)], names[len(table) :]
     order = list(dict.fromkeys([*one, *other]))
@@ -341,7 +325,7 @@ def alpha_word(
         return ""
     return "good" if alpha >= 0.8 else "tentative" if alpha >= 0.667 else "low"
 
-# %% ../nbs/24_agreement.ipynb #c0514c64
+# %% ../nbs/24_agreement.ipynb #6ecc4c1a
 def reliability(curves, halvings: int = 100, seed: int = 0) -> pd.DataFrame:
     """How well each measure agrees with itself, image by image and as a whole.
 
@@ -380,7 +364,7 @@ def reliability(curves, halvings: int = 100, seed: int = 0) -> pd.DataFrame:
     for m in measures(curves):
         if len(m.methods) >= 3:
             rows.append(_reliable(m, halvings, _rng(seed, "halves", *m.parts)))
-    columns = [*PARTS, "methods", "over", "raters", "alpha", "word", "split_half"]
+    columns = [*RIVALS, "methods", "over", "raters", "alpha", "word", "split_half"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -388,36 +372,11 @@ def _reliable(m: Measure, halvings: int, rng) -> dict:
     "One row of `reliability`"
     values = _raters(m)
     alpha = ordinal_alpha(values)
-    facts = dict(zip(PARTS, m.parts), methods=len(m.methods), raters=len(values), alpha=alpha)
+    facts = dict(zip(RIVALS, m.parts), methods=len(m.methods), raters=len(values), alpha=alpha)
     facts |= dict(over="seeds" if m.retrained else "images", word=alpha_word(alpha))
     return facts | dict(split_half=split_half(m, halvings, rng))
 
-# %% ../nbs/24_agreement.ipynb #3606a596
-_HARDLY = dict(
-    images="{what}: images hardly agree on the order of methods (α = {alpha}): {advice}",
-    seeds="{what}: networks trained with other seeds hardly agree on the order of methods "
-    "(α = {alpha}): trust no single training",
-)
-_PARTLY = "{what}: {over} agree only in part on the order of methods (α = {alpha}): tentative"
-_MEAN = "trust its mean over many images, not single images"
-_NOT_EVEN = "two halves of them disagree too (ρ = {rho}): more images are needed"
-
-# %% ../nbs/24_agreement.ipynb #a84ad228
-def reliability_notes(
-    table,  # of `reliability`
-) -> list:  # of str
-    "A sentence for each measure that agrees with itself poorly"
-    notes = []
-    for what, row in zip(measure_names(table), table.itertuples()):
-        rho = _short(row.split_half)
-        advice = _NOT_EVEN.format(rho=rho) if row.split_half < 0.667 else _MEAN
-        say = {"low": _HARDLY[row.over], "tentative": _PARTLY}.get(row.word)
-        if say:
-            facts = dict(what=what, over=row.over, alpha=_short(row.alpha), advice=advice)
-            notes.append(say.format(**facts))
-    return notes
-
-
+# %% ../nbs/24_agreement.ipynb #1e1d454d
 def _short(value: float) -> str:
     "Two decimals as correlations are written, without the 0 before the point"
     return f"{value:.2f}".replace("0.", ".", 1).replace("-.00", ".00")
@@ -462,7 +421,7 @@ def _verdict(
     word = next(word for least, word in words.items() if rho >= least)
     return f"{fair}; MoRF and LeRF {word} on the methods (ρ = {_short(rho)})"
 
-# %% ../nbs/24_agreement.ipynb #011db389
+# %% ../nbs/24_agreement.ipynb #c2974c5b
 def imputation_check(curves, random: str = "random") -> pd.DataFrame:
     """Two checks of every imputation that was measured in both orders.
 
@@ -503,7 +462,7 @@ def imputation_check(curves, random: str = "random") -> pd.DataFrame:
         if order == "morf" and lerf is not None:
             rows.append(_checked(morf, lerf, random))
     numbers = ["gain", "low", "high", "fair", "spearman", "methods", "verdict"]
-    table = pd.DataFrame(rows, columns=[p for p in PARTS if p != "order"] + numbers)
+    table = pd.DataFrame(rows, columns=[p for p in RIVALS if p != "order"] + numbers)
     return table.astype(dict(fair="boolean"))
 
 
@@ -514,7 +473,7 @@ def _checked(morf: Measure, lerf: Measure, random: str) -> dict:
     fair = pd.NA if np.isnan(low) else bool(low <= 0 <= high)
     pair = [_plain_scores(m.pick(shared)) for m in (morf, lerf)]
     rho = rank_correlations(*pair)[1][0] if len(shared) >= 3 else np.nan
-    facts = dict(zip(PARTS, morf.parts), gain=gain, low=low, high=high, fair=fair)
+    facts = dict(zip(RIVALS, morf.parts), gain=gain, low=low, high=high, fair=fair)
     return facts | dict(spearman=rho, methods=len(shared), verdict=_verdict(gain, low, high, rho))
 
 # %% ../nbs/24_agreement.ipynb #b4af7cc4

@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 
 from .metrics import METRICS, ORDER_LABELS, better
-from .results import CURVE, RIVALS, imputation_text
-from .tables import direction_text, measure_names, number_text
+from .comparisons import RIVALS, measure_names
+from .results import imputation_text
+from .tables import curves_of, direction_text, number_text
 
 # %% ../nbs/29_answer.ipynb #56669304
 RANDOM, _CONTROLS = "random", ("random", "oracle")
@@ -30,13 +31,7 @@ def listed(
         names = [*names[: most - 1], f"{len(names) - most + 1} others"]
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
-# %% ../nbs/29_answer.ipynb #b524563c
-def curves_of(summary) -> pd.DataFrame:  # one row a curve
-    "What is shown of each curve; those whose area is a measure of its own are left out"
-    curves, there = summary.drop_duplicates(CURVE), set(summary["metric"])
-    return curves[[METRICS[m].number not in there for m in curves["metric"]]]
-
-
+# %% ../nbs/29_answer.ipynb #bafa63fd
 def _measures(curves) -> list:  # of tables, one for each measure that ranks
     "The rivals on each measure"
     sets = [rows for _, rows in curves.groupby(RIVALS, sort=False)]

@@ -7,28 +7,27 @@ Docs: https://roar-nb.github.io/roar_nb/comparisons.html.md"""
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/23_comparisons.ipynb #a142fff2
+# %% ../nbs/23_comparisons.ipynb #c024ca3f
 import itertools
 import math
 
 import numpy as np
 import pandas as pd
 
-from .metrics import better
+from .metrics import METRICS, better
 from .statistics import holm, mean_interval, needed, paired_p
 
 # %% ../nbs/23_comparisons.ipynb #c10f33f4
 RIVALS = ["dataset", "model", "protocol", "metric", "order", "imputation"]
 
-# %% ../nbs/23_comparisons.ipynb #b271f158
+# %% ../nbs/23_comparisons.ipynb #897d54fb
 def rivals(
     curves,  # of `Curve`
-) -> dict:  # values of RIVALS -> curves of unfiltered maps
-    "Curves of different methods that answer the same question"
+) -> dict:  # values of RIVALS -> curves
+    "Curves that answer the same question"
     groups = {}
     for c in curves:
-        if not c.filter:
-            groups.setdefault(tuple(getattr(c, k) for k in RIVALS), []).append(c)
+        groups.setdefault(tuple(getattr(c, k) for k in RIVALS), []).append(c)
     return groups
 
 # %% ../nbs/23_comparisons.ipynb #3cd0ca2b
@@ -36,18 +35,33 @@ def sign(metric: str, order: str) -> float:
     "1 where higher values are better, -1 where lower ones are, NaN where neither"
     return {"high": 1.0, "low": -1.0, None: math.nan}[better(metric, order)]
 
+# %% ../nbs/23_comparisons.ipynb #7566fd56
+def order_suffix(metric: str, order: str) -> str:
+    "The order where the metric alone does not say it: '' for ROAR, ' morf' for a deviation"
+    return "" if len(METRICS[metric].better) == 1 else f" {order}"
+
+# %% ../nbs/23_comparisons.ipynb #3a823e02
+def measure_names(curves) -> list:  # of str
+    "Short names of what was measured, with the imputation, dataset, model only where several are"
+    names = [m + order_suffix(m, o) for m, o in zip(curves["metric"], curves["order"])]
+    for column in ("imputation", "protocol", "dataset", "model"):
+        several = curves.groupby(["metric", "order"])[column].transform("nunique") > 1
+        more = zip(names, curves[column], several)
+        names = [f"{n} {value}" if needed and value else n for n, value, needed in more]
+    return names
+
 # %% ../nbs/23_comparisons.ipynb #6cf77e96
 PAIR = RIVALS + ["method", "other", "difference", "low", "high", "wins", "p", "p_holm", "apart"]
 PAIR += ["test", "seeds", "images", "seeds_needed", "images_needed"]
 LEVEL = 0.05  # of tests, after Holm's adjustment
 
-# %% ../nbs/23_comparisons.ipynb #658c8ef4
+# %% ../nbs/23_comparisons.ipynb #52615269
 def compare(
     curves,  # of `Curve`
 ) -> pd.DataFrame:  # with PAIR
     "All pairs of rivals whose metric has a direction"
     tables = []
-    for key, group in rivals(curves).items():
+    for key, group in rivals(c for c in curves if not c.filter).items():
         facts = dict(zip(RIVALS, key))
         up = sign(facts["metric"], facts["order"])
         pairs = [pair for pair in itertools.combinations(group, 2) if _alike(*pair)]
@@ -164,7 +178,7 @@ def tie_groups(
             reached = end
     return groups
 
-# %% ../nbs/23_comparisons.ipynb #428c3fcc
+# %% ../nbs/23_comparisons.ipynb #07553fc1
 AUDIT = RIVALS + ["method", "filter", "area", "filtered_area", "gain", "low", "high"]
 AUDIT += ["random_gain", "p", "p_holm", "apart", "seeds", "images"]
 
@@ -174,11 +188,8 @@ def audit(
     random: str = "random",  # name of the control
 ) -> pd.DataFrame:  # with AUDIT
     "Filtered copies of maps against the maps themselves"
-    groups = {}
-    for c in curves:
-        groups.setdefault(tuple(getattr(c, k) for k in RIVALS), []).append(c)
     tables = []
-    for key, group in groups.items():
+    for key, group in rivals(curves).items():
         facts = dict(zip(RIVALS, key))
         up = sign(facts["metric"], facts["order"])
         if (rows := _audit_rows(group, up)) and not math.isnan(up):

@@ -29,7 +29,8 @@ from .core import ConfigError, atomic_path, nearest
 from .metrics import METRICS
 from .results import Scores, imputation_text
 from .statistics import mean_interval
-from .tables import direction_text, main_metrics, over_text, rank_text, title_text
+from .tables import direction_text, main_metrics, narrowed
+from .tables import over_text, rank_text, title_text
 
 # %% ../nbs/27_figures.ipynb #5713671d
 INK, GREY, PAPER = "#222222", "#757575", "#ffffff"  # axes and text; what stands back; the ground
@@ -749,24 +750,7 @@ def _write_cells(ax, values, colours, size: Size):
             text = f"{100 * value:.0f}".replace("-", "−")
             ax.text(x + 0.5, y + 0.5, text, color=ink, **style)
 
-# %% ../nbs/27_figures.ipynb #eac619ac
-def _chosen(
-    summary,
-    metric: str,
-    order: str,  # None: all
-    imputation: str,  # None: all
-) -> pd.DataFrame:
-    "Rows of a metric; `ConfigError` if there are none"
-    rows = summary
-    for column, given in dict(metric=metric, order=order, imputation=imputation).items():
-        there = list(dict.fromkeys(rows[column]))
-        if given is not None and given not in there:
-            what = "this table" if column == "metric" else metric
-            raise ConfigError(f"{column}: no {given!r} in {what}{nearest(given, there)}")
-        rows = rows if given is None else rows[rows[column] == given]
-    return rows
-
-# %% ../nbs/27_figures.ipynb #208b8b7d
+# %% ../nbs/27_figures.ipynb #f7b57bd4
 def _panels_of(
     scores: Scores,
     wanted: tuple,  # metric, kind, order, imputation
@@ -776,7 +760,7 @@ def _panels_of(
     metric, kind, order, imputation = wanted
     if kind not in _DRAW:
         raise ConfigError(f"kind: no {kind!r}{nearest(kind, [*_DRAW, 'agreement'])}")
-    rows, panels = _chosen(scores.summary, metric, order, imputation), []
+    rows, panels = narrowed(scores.summary, metric, order=order, imputation=imputation), []
     for key, group in rows.groupby(RIVALS, sort=False):
         if kind == "areas" or group["percentile"].isna().all():
             pairs = scores.comparisons
@@ -790,10 +774,10 @@ def _panels_of(
             panels.append(Panel(kind, group))
     return panels
 
-# %% ../nbs/27_figures.ipynb #a3f90912
+# %% ../nbs/27_figures.ipynb #5f18f8f2
 def _difference_panel(scores: Scores, key: tuple, reference: str) -> Panel:
     "Differences of one set of rivals to a reference"
-    curves = rivals(scores.curves)[key]
+    curves = rivals(scores.unfiltered)[key]
     rows = difference_rows(curves, reference)
     if not len(rows) or rows["mean"].isna().all():
         methods = [c.method for c in curves]

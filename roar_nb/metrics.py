@@ -7,11 +7,11 @@ Docs: https://roar-nb.github.io/roar_nb/metrics.html.md"""
 # %% auto #0
 __all__ = ['METRICS', 'Metric', 'Curve', 'relevance_gain']
 
-# %% ../nbs/18_metrics.ipynb #ed8d2285
+# %% ../nbs/18_metrics.ipynb #9d3bda15
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
-from fastcore.basics import patch
 
 from .core import DataError
 
@@ -228,7 +228,7 @@ def _check_shape(curve, shape: tuple):
             f"{seeds} seeds and {at} percentiles, not shape {shape}"
         )
 
-# %% ../nbs/18_metrics.ipynb #754df63d
+# %% ../nbs/18_metrics.ipynb #ff3dc106
 @dataclass(frozen=True)
 class Curve:
     """The values of one measure for one attribution method: by seed, image and percentile.
@@ -282,17 +282,15 @@ class Curve:
         object.__setattr__(self, "values", values)
         object.__setattr__(self, "percentiles", tuple(float(p) for p in self.percentiles))
 
-# %% ../nbs/18_metrics.ipynb #d83d509d
-@patch(as_prop=True)
-def unit(self: Curve) -> str:
-    "'fraction' or 'per cent'"
-    return METRICS[self.metric].unit
+    @property
+    def unit(self) -> str:
+        "'fraction' or 'per cent'"
+        return METRICS[self.metric].unit
 
-
-@patch(as_prop=True)
-def areas(self: Curve) -> np.ndarray:  # (R,N) float64
-    "One number for each network and image, by the metric's rule"
-    return area(self.percentiles, self.values, self.metric)
+    @cached_property
+    def areas(self) -> np.ndarray:  # (R,N) float64
+        "One number for each network and image, by the metric's rule"
+        return area(self.percentiles, self.values, self.metric)
 
 # %% ../nbs/18_metrics.ipynb #40bc740d
 def relevance_gain(morf: Curve, lerf: Curve) -> Curve:

@@ -7,7 +7,7 @@ Docs: https://roar-nb.github.io/roar_nb/report.html.md"""
 # %% auto #0
 __all__ = ['write_report']
 
-# %% ../nbs/30_report.ipynb #d2d3e92a
+# %% ../nbs/30_report.ipynb #fc0c2a92
 import base64
 import hashlib
 import re
@@ -19,12 +19,11 @@ import pandas as pd
 from fastcore.basics import patch
 from jinja2 import Environment, PackageLoader
 
-from .agreement import OTHER, PARTS, agreement_square
+from .agreement import OTHER, agreement_square
 from roar_nb.answer import (
     RANDOM,
     against,
     answer,
-    curves_of,
     filled,
     listed,
     measure_text,
@@ -34,11 +33,13 @@ from roar_nb.answer import (
 from .core import read_json, write_json, write_text
 from .figures import figure_metrics, figure_svg, save_figure
 from .metrics import METRICS
-from .results import RIVALS, TABLES, Scores
+from .comparisons import RIVALS, measure_names
+from .results import TABLES, Scores
 from roar_nb.tables import (
+    best_first,
+    curves_of,
     direction_text,
     main_metrics,
-    measure_names,
     number_text,
     over_text,
     percentile_headers,
@@ -69,7 +70,7 @@ def _range(low, high, unit: str = None) -> str:  # '0.31 to 0.39', or ranks
     ends = [number_text(v, unit) if unit else f"{v:.0f}" for v in (low, high)]
     return ends[0] if ends[0] == ends[1] else " to ".join(ends)
 
-# %% ../nbs/30_report.ipynb #dcc9d4ce
+# %% ../nbs/30_report.ipynb #b7bc5645
 def _overview(
     scores,
     metrics=None,  # names; None: all
@@ -82,7 +83,7 @@ def _overview(
     ways = [direction_text(m, o) for m, o in zip(curves["metric"], curves["order"])]
     ways = [way.replace(" is", "") if way.endswith("better") else "" for way in ways]
     heads = [f"{name}\n{way}".strip() for name, way in zip(measure_names(curves), ways)]
-    order = curves.groupby("method", sort=False)["rank"].mean().sort_values(kind="stable").index
+    order = best_first(curves)
     keys = zip(curves["method"], heads)
     cells = {key: _overview_cell(row) for key, (_, row) in zip(keys, curves.iterrows())}
     columns, none = list(dict.fromkeys(heads)), _cell("–", np.nan)
@@ -326,7 +327,7 @@ def _agreement(scores) -> dict | None:
 _RELIABILITY = "Does a measure rank the methods alike on all images, and on both halves of them?"
 _IMPUTATIONS = "Is the imputation fair? It is if random gains nothing"
 
-# %% ../nbs/30_report.ipynb #997ec198
+# %% ../nbs/30_report.ipynb #8de4fcc5
 def _named(table) -> pd.DataFrame:
     "One column for what identifies a measure"
     names = [name.strip() for name in measure_names(table)]
@@ -337,7 +338,7 @@ def _named(table) -> pd.DataFrame:
 
 def _heat(agreement) -> dict:
     "Correlations as coloured cells"
-    ends = [agreement[PARTS], agreement[OTHER].set_axis(PARTS, axis=1)]
+    ends = [agreement[RIVALS], agreement[OTHER].set_axis(RIVALS, axis=1)]
     names = measure_names(pd.concat(ends, ignore_index=True).drop_duplicates())
     square = agreement_square(agreement).set_axis(names).set_axis(names, axis=1)
     rows = []

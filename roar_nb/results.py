@@ -7,7 +7,7 @@ Docs: https://roar-nb.github.io/roar_nb/results.html.md"""
 # %% auto #0
 __all__ = ['Scores']
 
-# %% ../nbs/25_results.ipynb #cf4c7347
+# %% ../nbs/25_results.ipynb #d9e7d4b8
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from .agreement import agreement as agreement_of
 from .agreement import imputation_check
 from .agreement import reliability as reliability_of
-from .comparisons import RIVALS, compare, rank_ranges, sign
+from .comparisons import RIVALS, compare, order_suffix, rank_ranges, sign
 from .comparisons import audit as audit_of
 from .core import DataError, write_text
 from .metrics import METRICS, Curve, better, with_gains
@@ -222,7 +222,7 @@ def _apart_from_random(
     ours = zip(pairs["method"], pairs["other"], pairs["apart"])
     return {(b if a == random else a): bool(apart) for a, b, apart in ours if random in (a, b)}
 
-# %% ../nbs/25_results.ipynb #1487b7eb
+# %% ../nbs/25_results.ipynb #b6a70ba9
 @dataclass(repr=False, eq=False)
 class Scores:
     """What was measured; tables, ranks, comparisons and figures of it.
@@ -285,14 +285,14 @@ class Scores:
             raise DataError("scores: no curves; there is nothing to compare")
 
     def __repr__(self):
-        metrics = ", ".join(dict.fromkeys(c.metric for c in self._plain))
-        text = f"Scores of {len({c.method for c in self._plain})} methods: {metrics}"
+        metrics = ", ".join(dict.fromkeys(c.metric for c in self.unfiltered))
+        text = f"Scores of {len({c.method for c in self.unfiltered})} methods: {metrics}"
         n = len(self.notes)
         return f"{text}; {n} note{'' if n == 1 else 's'}"
 
-# %% ../nbs/25_results.ipynb #e994fc4f
+# %% ../nbs/25_results.ipynb #0227984e
 @patch(as_prop=True)
-def _plain(self: Scores) -> list:
+def unfiltered(self: Scores) -> list:
     "The curves of unfiltered maps"
     return [c for c in self.curves if not c.filter]
 
@@ -313,7 +313,7 @@ def _computed(
 @patch(as_prop=True)
 def table(self: Scores) -> pd.DataFrame:
     "One row a measurement"
-    return self._computed("table", lambda: tidy(self._plain))
+    return self._computed("table", lambda: tidy(self.unfiltered))
 
 
 @patch(as_prop=True)
@@ -321,23 +321,23 @@ def comparisons(self: Scores) -> pd.DataFrame:
     "One row for each pair of methods"
     return self._computed("comparisons", lambda: compare(self.curves))
 
-# %% ../nbs/25_results.ipynb #af3f608a
+# %% ../nbs/25_results.ipynb #6c628344
 @patch(as_prop=True)
 def agreement(self: Scores) -> pd.DataFrame:
     "One row for each pair of measures: do they rank methods alike?"
-    return self._computed("agreement", lambda: agreement_of(self._plain))
+    return self._computed("agreement", lambda: agreement_of(self.unfiltered))
 
 
 @patch(as_prop=True)
 def reliability(self: Scores) -> pd.DataFrame:
     "One row for each measure: do images, or seeds, rank methods alike?"
-    return self._computed("reliability", lambda: reliability_of(self._plain))
+    return self._computed("reliability", lambda: reliability_of(self.unfiltered))
 
 
 @patch(as_prop=True)
 def imputations(self: Scores) -> pd.DataFrame:
     "One row for each metric and imputation measured in both orders: is it fair?"
-    return self._computed("imputations", lambda: imputation_check(self._plain))
+    return self._computed("imputations", lambda: imputation_check(self.unfiltered))
 
 
 @patch(as_prop=True)
@@ -471,14 +471,14 @@ def join(self: Scores, *others: Scores) -> Scores:
     about = next((s.about for s in all_ if s.about), {})
     return Scores([c for s in all_ for c in s.curves], list(remarks), about=about, **first)
 
-# %% ../nbs/25_results.ipynb #43355737
+# %% ../nbs/25_results.ipynb #51163bf3
 FEW_SEEDS, FEW_IMAGES = 3, 20
 
 
 @patch(as_prop=True)
 def notes(self: Scores) -> list:  # of str
     "The remarks, and what else to know"
-    return self._computed("notes", lambda: [*self.remarks, *_few(self), *_unranked(self.summary)])
+    return [*self.remarks, *_few(self), *_unranked(self.summary)]
 
 # %% ../nbs/25_results.ipynb #fd527e5b
 def _few(scores: Scores) -> list:  # of str
@@ -494,12 +494,7 @@ def _few(scores: Scores) -> list:  # of str
             notes.append(f"few images: {which}; intervals and tests need {FEW_IMAGES} or more")
     return list(dict.fromkeys(notes))
 
-# %% ../nbs/25_results.ipynb #dfcb54c8
-def order_suffix(metric: str, order: str) -> str:
-    "The order where the metric alone does not say it: '' for ROAR, ' morf' for a deviation"
-    return "" if len(METRICS[metric].better) == 1 else f" {order}"
-
-
+# %% ../nbs/25_results.ipynb #8ab14768
 def imputation_text(name: str) -> str:  # ', imputation channel_mean'
     "The imputation, where there is one"
     return "" if name == "none" else f", imputation {name}"

@@ -7,35 +7,44 @@ Docs: https://roar-nb.github.io/roar_nb/tables.html.md"""
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/26_tables.ipynb #2a710501
+# %% ../nbs/26_tables.ipynb #00c92b98
 import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 
-from .comparisons import RIVALS
+from .comparisons import RIVALS, measure_names, order_suffix
 from .core import ConfigError, nearest
 from .metrics import METRICS, ORDER_LABELS, better
-from .results import CURVE, Scores, imputation_text, order_suffix
+from .results import CURVE, Scores, imputation_text
 
-# %% ../nbs/26_tables.ipynb #40b69785
+# %% ../nbs/26_tables.ipynb #5e2e9b08
+def narrowed(
+    summary,  # with SUMMARY
+    metric: str,  # None: all
+    **which,  # imputation, order, protocol; None: all
+) -> pd.DataFrame:
+    "The rows of a metric, imputation and order; `ConfigError` if there are none"
+    rows = summary
+    for column, given in dict(metric=metric, **which).items():
+        there = list(dict.fromkeys(rows[column]))
+        if given is not None and given not in there:
+            what = "this table" if column == "metric" else metric
+            raise ConfigError(f"{column}: no {given!r} in {what}{nearest(given, there)}")
+        rows = rows if given is None else rows[rows[column] == given]
+    return rows
+
+# %% ../nbs/26_tables.ipynb #367f9968
 def select(
     summary,  # with SUMMARY
     metric: str,
     **which,  # imputation, order; None: the only one
 ) -> pd.DataFrame:
     "The rows of one metric, imputation and order; `ConfigError` if that is not one set of curves"
-    if metric not in set(summary.metric):
-        raise ConfigError(
-            f"metric: no {metric!r} in this table{nearest(metric, set(summary.metric))}"
-        )
-    rows = summary[summary.metric == metric]
+    rows = narrowed(summary, metric, **which)
     for column in ("dataset", "model", "protocol", "imputation", "order"):
-        there, given = list(rows[column].unique()), which.get(column)
-        if given is None and len(there) > 1:
+        there = list(rows[column].unique())
+        if len(there) > 1:
             raise ConfigError(f"{metric}: choose one {column} of {', '.join(map(str, there))}")
-        if given is not None and given not in there:
-            raise ConfigError(f"{column}: no {given!r} for {metric}{nearest(given, there)}")
-        rows = rows if given is None else rows[rows[column] == given]
     return rows
 
 # %% ../nbs/26_tables.ipynb #46d5b003
@@ -124,25 +133,26 @@ def _with_ranks(
     ranks = pd.Index([rank_text(r) for _, r in curves.iterrows()], name="rank")
     return wide.set_index(ranks, append=True).swaplevel()
 
-# %% ../nbs/26_tables.ipynb #e80fe7d7
-def measure_names(curves) -> list:  # of str
-    "Short names of what was measured, with the imputation, dataset, model only where several are"
-    names = [m + order_suffix(m, o) for m, o in zip(curves["metric"], curves["order"])]
-    for column in ("imputation", "protocol", "dataset", "model"):
-        several = curves.groupby(["metric", "order"])[column].transform("nunique") > 1
-        more = zip(names, curves[column], several)
-        names = [f"{name} {value}" if needed else name for name, value, needed in more]
-    return names
+# %% ../nbs/26_tables.ipynb #84b7aacd
+def curves_of(summary) -> pd.DataFrame:  # one row a curve
+    "What is shown of each curve; those whose area is a measure of its own are left out"
+    curves, there = summary.drop_duplicates(CURVE), set(summary["metric"])
+    return curves[[METRICS[m].number not in there for m in curves["metric"]]]
 
-# %% ../nbs/26_tables.ipynb #e99c76f3
+
+def best_first(
+    curves,  # of `curves_of`
+) -> pd.Index:
+    "The methods, the best mean rank first"
+    return curves.groupby("method", sort=False)["rank"].mean().sort_values(kind="stable").index
+
+# %% ../nbs/26_tables.ipynb #55ed17cf
 def overview(
     summary: pd.DataFrame,  # with SUMMARY
     directions: bool = False,  # add to each measure which values are the better ones
 ) -> pd.DataFrame:  # measures × methods, text: area, and rank in brackets
     "One table over all protocols, the method with the best mean rank first"
-    there = set(summary["metric"])
-    curves = summary.drop_duplicates(CURVE)
-    curves = curves[[METRICS[m].number not in there for m in curves["metric"]]]
+    curves = curves_of(summary)
     names = measure_names(curves)
     if directions:
         ways = [better(m, o) for m, o in zip(curves["metric"], curves["order"])]
@@ -151,7 +161,7 @@ def overview(
     wide = curves.assign(name=names, text=texts).pivot(
         index="name", columns="method", values="text"
     )
-    best = curves.groupby("method", sort=False)["rank"].mean().sort_values(kind="stable").index
+    best = best_first(curves)
     wide = wide.fillna("").loc[list(dict.fromkeys(names)), best]
     return wide.rename_axis(index=None, columns=None)
 
@@ -297,7 +307,7 @@ def __str__(self: Scores):
     "The tables of a run, for a terminal"
     return as_text(self.summary, self.notes)
 
-# %% ../nbs/26_tables.ipynb #0240175d
+# %% ../nbs/26_tables.ipynb #66636da6
 _ARROWS = dict(high="↑", low="↓")
 
 
@@ -314,7 +324,7 @@ def paper_table(
     texts = [_with_interval(row) for _, row in curves.iterrows()]
     best = (curves["rank_low"] == 1).fillna(False).astype(bool)
     cells = curves.assign(head=heads, text=texts, best=best)
-    methods = curves.groupby("method", sort=False)["rank"].mean().sort_values(kind="stable").index
+    methods = best_first(curves)
     wide = [
         cells.pivot(index="method", columns="head", values=v).loc[
             methods, list(dict.fromkeys(heads))

@@ -15,19 +15,17 @@ from scipy import stats
 
 from repo import ROOT
 from roar_nb.agreement import (
-    PARTS,
     agreement,
     agreement_square,
     alpha_word,
     imputation_check,
     mean_pairwise_spearman,
-    measure_names,
     measures,
     ordinal_alpha,
     rank_correlations,
     reliability,
-    reliability_notes,
 )
+from roar_nb.comparisons import RIVALS
 from roar_nb.metrics import Curve, with_gains
 
 DATA = Path(os.environ.get("ROAR_NB_DATA", ROOT.parent / "shared/data"))
@@ -196,7 +194,7 @@ def test_only_shared_methods_are_compared():
     one, other = agreement(a + b, draws=40), agreement(a[1:] + b[::-1], draws=40)
     pd.testing.assert_frame_equal(one, other)
     assert one.methods.tolist() == [4]
-    assert len(agreement(a[:4] + b[:3])) == 0 and list(agreement([]).columns[:6]) == PARTS
+    assert len(agreement(a[:4] + b[:3])) == 0 and list(agreement([]).columns[:6]) == RIVALS
 
 
 def test_one_image_of_one_network_has_no_interval():
@@ -216,10 +214,9 @@ def test_names_and_square():
     curves += several(noise(3, 8), imputation="zero", model="B")
     table = agreement(curves, draws=9)
     square = agreement_square(table)
-    assert list(square) == ["road lerf blur", "road lerf zero", "B road lerf zero"]
+    assert list(square) == ["road lerf blur", "road lerf zero", "road lerf zero B"]
     np.testing.assert_array_equal(square, square.T)
     assert np.diag(square).tolist() == [1, 1, 1] and square.iloc[0, 1] == table.kendall[0]
-    assert measure_names(table) == ["road lerf blur", "road lerf blur", "road lerf zero"]
 
 
 # ---- reliability -------------------------------------------------------------------------------
@@ -304,30 +301,10 @@ def test_halves_share_no_network():
 def test_equal_methods_have_no_reliability(n):
     row = reliability(several(np.full((4, n), 0.3))).iloc[0]
     assert np.isnan(row.alpha) and np.isnan(row.split_half) and row.word == ""
-    assert reliability_notes(reliability(several(np.full((4, n), 0.3)))) == []
 
 
 def test_two_methods_are_too_few():
     assert len(reliability(several(noise(2, 9)))) == 0
-    assert reliability_notes(reliability([])) == []
-
-
-def test_notes_say_it_in_words():
-    facts = dict(zip(PARTS, ["", "", "road", "road", "morf", "blur"])) | dict(over="images")
-    rows = [
-        facts | dict(imputation=i, alpha=a, word=alpha_word(a), split_half=s)
-        for i, a, s in [("a", 0.12, 0.9), ("b", -0.004, 0.4), ("c", 0.7, 0.9), ("d", 0.9, 1.0)]
-    ]
-    rows += [facts | dict(over="seeds", alpha=0.3, word="low", split_half=NAN)]
-    assert reliability_notes(pd.DataFrame(rows)) == [
-        "road morf a: images hardly agree on the order of methods (α = .12): trust its mean over "
-        "many images, not single images",
-        "road morf b: images hardly agree on the order of methods (α = .00): two halves of them "
-        "disagree too (ρ = .40): more images are needed",
-        "road morf c: images agree only in part on the order of methods (α = .70): tentative",
-        "road morf blur: networks trained with other seeds hardly agree on the order of methods "
-        "(α = .30): trust no single training",
-    ]
 
 
 # ---- imputations -------------------------------------------------------------------------------
