@@ -1,4 +1,4 @@
-"""Do measures agree with each other, and with themselves?
+"""Do measures agree with each other on which method is better, and does each agree with itself?
 
 Docs: https://roar-nb.github.io/roar_nb/agreement.html.md"""
 

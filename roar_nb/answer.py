@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from .metrics import METRICS, ORDER_LABELS, better
-from .comparisons import RIVALS, measure_names
+from .comparisons import RIVALS
 from .results import imputation_text
 from .tables import curves_of, direction_text, number_text
 
@@ -140,7 +140,8 @@ def _best_text(scores, rows, sets) -> str:
         return f"only controls were measured on {label}"
     if len(field) == 1:
         name, words = field["method"].iloc[0], _area_words(field.iloc[0])
-        return f"{name} is the only method on {label} ({words})"
+        controls = " beside controls" if len(rows) > 1 else ""
+        return f"{name} is the only method{controls} on {label} ({words})"
     if ranked.empty:
         return f"{label} ranks nobody yet: no two methods share all percentiles and seeds"
     best = ranked[ranked["rank"] == ranked["rank"].min()]
@@ -302,7 +303,7 @@ def _unreliable(scores) -> list:
     low = low.sort_values("metric", key=lambda s: [not METRICS[m].main for m in s], kind="stable")
     if low.empty:
         return []
-    names = measure_names(low.assign(method=""))
+    names = [measure_text(low.iloc[[i]]) for i in range(len(low))]
     which = listed(f"{n} (α {round(a, 2) + 0:.2f})" for n, a in zip(names, low["alpha"]))
     return [
         f"low agreement: by {which} single {listed(low['over'].unique())} hardly agree on the "

@@ -1,4 +1,4 @@
-"""Which pixels made the decision? One contract for all methods, in batches, with the model left as it was.
+"""Which pixels made the decision? What a method is, how it is called, and how to add one's own.
 
 Docs: https://roar-nb.github.io/roar_nb/attribution.html.md"""
 
@@ -7,7 +7,7 @@ Docs: https://roar-nb.github.io/roar_nb/attribution.html.md"""
 # %% auto #0
 __all__ = ['METHODS', 'Method', 'method_table', 'Context', 'Attribution', 'make_attribution', 'predicted_labels', 'attribute']
 
-# %% ../nbs/07_attribution.ipynb #82bf617a
+# %% ../nbs/07_attribution.ipynb #a8a6c60d
 import contextlib
 import inspect
 from dataclasses import dataclass, replace
@@ -32,6 +32,7 @@ from roar_nb.core import (
     say,
     source_hash,
 )
+from .images import class_numbers, unpacked
 from roar_nb.models import (
     check_logits,
     device_of,
@@ -112,7 +113,7 @@ def _users_method(name, fn) -> Method:
 
 METHODS = Registry("attribution method", Method, _users_method)
 
-# %% ../nbs/07_attribution.ipynb #502f5c07
+# %% ../nbs/07_attribution.ipynb #50266f29
 def method_table() -> pd.DataFrame:
     """The registered methods, and what they cost.
 
@@ -163,7 +164,7 @@ class Context:
     references: torch.Tensor | None = None
     rows: int = 128
 
-# %% ../nbs/07_attribution.ipynb #e8acd786
+# %% ../nbs/07_attribution.ipynb #9c90883f
 @patch
 def at(
     self: Context,
@@ -173,7 +174,7 @@ def at(
     relevance = None if self.relevance is None else self.relevance[which]
     return replace(self, index=self.index[which], relevance=relevance)
 
-# %% ../nbs/07_attribution.ipynb #0d354d26
+
 @patch
 def repeated(self: Context, n: int) -> Context:
     "The context of a batch that holds the images `n` times"
@@ -230,7 +231,7 @@ class Rows:
             torch.cuda.empty_cache()
         say(f"out of memory: going on with {self.n} images at a time")
 
-# %% ../nbs/07_attribution.ipynb #68d0eced
+# %% ../nbs/07_attribution.ipynb #a6e9d5fb
 def _as_maps(out, images, method: Method) -> torch.Tensor:  # (B,C,H,W) or (B,1,H,W) float32
     "A method's result, checked and with a channel axis"
     if out is None:
@@ -247,7 +248,7 @@ def _as_maps(out, images, method: Method) -> torch.Tensor:  # (B,C,H,W) or (B,1,
         )
     return out.float().reshape(b, -1, h, w)
 
-# %% ../nbs/07_attribution.ipynb #eab6fdaa
+
 def _filled_in(method: Method, kwargs: dict, context: Context) -> dict:
     "Of what a method may ask for, that which it has a parameter for and the user does not give"
     known = inspect.signature(method.fn).parameters
@@ -353,12 +354,12 @@ class Attribution:
         check_one_of("dtype", self.dtype, ("float32", "float16"))
         check_one_of("precision", self.precision, PRECISIONS)
 
-# %% ../nbs/07_attribution.ipynb #874a6c55
+# %% ../nbs/07_attribution.ipynb #4f095d3d
 def _own_parameters(fn) -> dict:  # name -> inspect.Parameter
     "The parameters of a method after model, images and labels"
     return dict(list(inspect.signature(fn).parameters.items())[3:])
 
-# %% ../nbs/07_attribution.ipynb #2bc6dbfa
+
 def _method_spec(method: Method, kwargs: dict) -> dict:
     "What a method's result depends on, with its defaults; an ensemble's base likewise"
     empty = inspect.Parameter.empty
@@ -387,7 +388,7 @@ def spec(self: Attribution) -> dict:
         )
     )
 
-# %% ../nbs/07_attribution.ipynb #3a51ff26
+# %% ../nbs/07_attribution.ipynb #2d6cee6f
 def _check_names(method: Method, kwargs: dict, place: str):
     "Refuse arguments that a method does not have, and the lack of those that it must have"
     known = _own_parameters(method.fn)
@@ -402,7 +403,7 @@ def _check_names(method: Method, kwargs: dict, place: str):
         if must and name not in kwargs:
             raise ConfigError(f"{place}.{name}: {method.name} needs this argument")
 
-# %% ../nbs/07_attribution.ipynb #c81d46eb
+
 def _named_layer(method: Method, kwargs: dict, place: str, model) -> dict:
     "The arguments, with a built-in method's layer by its name in the model"
     layer = kwargs.get("layer")
@@ -414,7 +415,7 @@ def _named_layer(method: Method, kwargs: dict, place: str, model) -> dict:
         return kwargs
     raise ConfigError(f"{place}.layer: give the layer's name here, such as 'layer4'")
 
-# %% ../nbs/07_attribution.ipynb #5d3f93f2
+# %% ../nbs/07_attribution.ipynb #b4c080fe
 def base_of(
     base,  # a name, a dotted path, a function, a dict, or an `Attribution`
     what: str = "kwargs.base",  # for messages
@@ -429,7 +430,7 @@ def base_of(
     method = entry.pop("method", None)
     return make_attribution(method, entry.pop("kwargs", None), what=what, model=model, **entry)
 
-# %% ../nbs/07_attribution.ipynb #6a71d68e
+
 def _with_base(method: Method, kwargs: dict, place: str, model) -> dict:
     "The arguments, with an ensemble's base as an `Attribution`"
     known = _own_parameters(method.fn)
@@ -485,7 +486,7 @@ def make_attribution(method, kwargs=None, *, what="", model=None, **options) -> 
     kwargs = _named_layer(found, kwargs, f"{start}kwargs", model)
     return Attribution(found, kwargs, **options)
 
-# %% ../nbs/07_attribution.ipynb #28844be8
+# %% ../nbs/07_attribution.ipynb #07580722
 def _check_layout(images: torch.Tensor):
     "Refuse what is not (N,C,H,W)"
     shape = tuple(images.shape)
@@ -498,6 +499,17 @@ def _check_layout(images: torch.Tensor):
         raise DataError(
             f"images: expected (N,C,H,W), but shape {shape} has its channels in the last place; "
             "give images.permute(0, 3, 1, 2), of an array images.transpose(0, 3, 1, 2)"
+        )
+
+
+def check_model(model):
+    "Refuse what is not a network, or a network that has no gradients"
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"model: expected a torch.nn.Module, not a {type(model).__name__}")
+    if any(p.is_inference() for p in model.parameters()):
+        raise ModelError(
+            f"model: the weights of {type(model).__name__} were made under torch.inference_mode, "
+            "so nothing can be differentiated; make or load the model outside it"
         )
 
 # %% ../nbs/07_attribution.ipynb #3b438f95
@@ -523,17 +535,6 @@ def _check_images(
         first = int(bad.nonzero()[0, 0])
         first = first if index is None else int(index[first])
         raise DataError(f"images: image {first} holds NaN or infinite values")
-
-# %% ../nbs/07_attribution.ipynb #eacbcbeb
-def _check_model(model):
-    "Refuse what is not a network, or a network that has no gradients"
-    if not isinstance(model, nn.Module):
-        raise ModelError(f"model: expected a torch.nn.Module, not a {type(model).__name__}")
-    if any(p.is_inference() for p in model.parameters()):
-        raise ModelError(
-            f"model: the weights of {type(model).__name__} were made under torch.inference_mode, "
-            "so nothing can be differentiated; make or load the model outside it"
-        )
 
 # %% ../nbs/07_attribution.ipynb #6a10856c
 def _finite(maps: torch.Tensor, method: Method, index: torch.Tensor) -> torch.Tensor:
@@ -561,7 +562,7 @@ def _maps(attribution: Attribution, model, images, labels, context):
     maps = _finite(reduce_channels(maps, method.reduction), method, context.index)
     return maps.abs() if method.abs else maps
 
-# %% ../nbs/07_attribution.ipynb #689f494f
+# %% ../nbs/07_attribution.ipynb #69ea9a64
 @patch
 @torch.inference_mode(False)
 def maps(self: Attribution, model, images, labels, context) -> torch.Tensor:
@@ -586,7 +587,7 @@ def maps(self: Attribution, model, images, labels, context) -> torch.Tensor:
     ------
     AttributionError, DataError, ModelError
     """
-    _check_model(model)
+    check_model(model)
     _check_images(model, images, context.index)
     if images.is_inference():
         images = images.clone()  # such a tensor cannot be differentiated
@@ -630,7 +631,7 @@ def _predicted(model, images, rows: Rows, precision: str) -> torch.Tensor:  # (B
         classes = rows.run(lambda n: torch.cat([predict(model, x) for x in images.split(n)]))
     return classes.cpu()
 
-# %% ../nbs/07_attribution.ipynb #c98c3fa2
+# %% ../nbs/07_attribution.ipynb #0223e13d
 def predicted_labels(model, ds, batch_size=128, device=None, precision="fp32") -> torch.Tensor:
     """The classes that a model predicts for a set of images.
 
@@ -660,7 +661,7 @@ def predicted_labels(model, ds, batch_size=128, device=None, precision="fp32") -
     >>> labels = predicted_labels(model, splits.test)
     >>> (labels == splits.test.labels).float().mean()
     """
-    _check_model(model)
+    check_model(model)
     device = device_of(model) if device is None else torch.device(device)
     precision, rows = resolve_precision(precision, device), Rows(batch_size)
     layout, found = memory_format(model, device), []
@@ -670,7 +671,7 @@ def predicted_labels(model, ds, batch_size=128, device=None, precision="fp32") -
             found.append(_predicted(model, images, rows, precision))
     return torch.cat(found)
 
-# %% ../nbs/07_attribution.ipynb #9c20d202
+# %% ../nbs/07_attribution.ipynb #8a03b9cb
 def _as_images(images) -> torch.Tensor:
     "Images as a tensor"
     if isinstance(images, np.ndarray) and images.dtype.kind in "biuf":
@@ -685,7 +686,7 @@ def as_labels(labels, n: int) -> torch.Tensor | None:  # (N,) int64, on the CPU
     "Classes for `n` images, if they are given; a single number is that of all"
     if labels is None:
         return None
-    labels = torch.as_tensor(labels).cpu()
+    labels = class_numbers(labels, "labels").cpu()
     if labels.ndim == 0:
         labels = labels.expand(n)
     if tuple(labels.shape) != (n,):
@@ -698,7 +699,7 @@ def as_labels(labels, n: int) -> torch.Tensor | None:  # (N,) int64, on the CPU
         raise AttributionError(f"labels: expected class numbers from 0, not {found}")
     return labels.long()
 
-# %% ../nbs/07_attribution.ipynb #d1859a1b
+# %% ../nbs/07_attribution.ipynb #72ee177b
 def check_classes(labels, model, image):
     "Refuse labels that the model has no logit for; where they are predicted it cannot happen"
     if labels is None:
@@ -714,7 +715,7 @@ def check_classes(labels, model, image):
 def _checked(model, images, rows: int, relevance=None, **facts):
     "Images as a tensor, and their context"
     check_number("batch_size", rows, 1, where="")
-    _check_model(model)
+    check_model(model)
     images = _as_images(images)
     _check_images(model, images)
     n, _, h, w = images.shape
@@ -738,7 +739,7 @@ def _in_batches(attribution, model, images, labels, context) -> torch.Tensor:
             found.append(maps_that_fit(attribution, model, x, y, context.at(i), rows).cpu())
     return torch.cat(found)
 
-# %% ../nbs/07_attribution.ipynb #8e149c2f
+# %% ../nbs/07_attribution.ipynb #36a6818f
 def attribute(
     model,
     images,
@@ -764,8 +765,9 @@ def attribute(
     model : torch.nn.Module
         Returns logits (B,classes). It is explained in eval mode, on the device where it is, and
         left as it was.
-    images : Tensor or array (N,C,H,W)
-        Normalised, of the same floating-point type as the model's weights.
+    images : Tensor or array (N,C,H,W), or a set such as `roar_nb.images.ImageSet`
+        Normalised, of the same floating-point type as the model's weights. A set brings its
+        mean, std and relevance along.
     labels : int, or sequence, array or Tensor (N,), optional
         The class to explain, for each image or one for all; by default the predicted ones.
     method : str, callable or Method
@@ -808,6 +810,7 @@ def attribute(
     >>> maps = attribute(model, images, 281, "integrated_gradients", n_steps=25)
     """
     facts = dict(mean=mean, std=std, relevance=relevance, references=references)
+    images, facts = unpacked(images, **facts)
     images, context = _checked(model, images, batch_size, **facts)
     options = dict(reduction=reduction, batched=batched, abs=abs, seed=seed)
     options["precision"] = resolve_precision(precision, device_of(model))

@@ -1,4 +1,4 @@
-"""Grad-CAM and Grad-CAM++, at the last layer that still has positions.
+"""Grad-CAM and Grad-CAM++: where, in a layer that still has positions, is what spoke for the class?
 
 Docs: https://roar-nb.github.io/roar_nb/cams.html.md"""
 
@@ -90,7 +90,7 @@ def _inside(name: str, layer: str) -> bool:
     "Is this the layer, or a part of it?"
     return name == layer or name.startswith(f"{layer}.")
 
-# %% ../nbs/09_cams.ipynb #a9d51884
+# %% ../nbs/09_cams.ipynb #18fdf401
 @patch
 def layout(self: _Pass, name: str) -> str | None:  # 'NCHW', 'NHWC', 'either' or None
     "The layout of a layer's output"
@@ -102,7 +102,7 @@ def layout(self: _Pass, name: str) -> str | None:  # 'NCHW', 'NHWC', 'either' or
     convolves = any(isinstance(m, (nn.Conv2d, nn.BatchNorm2d)) for m in parts)
     return "NCHW" if convolves and not any(isinstance(m, nn.Linear) for m in parts) else "either"
 
-# %% ../nbs/09_cams.ipynb #71f934c9
+
 @patch
 def extent(self: _Pass, name: str) -> tuple:  # (rows, columns)
     "How many positions a layer's output has"

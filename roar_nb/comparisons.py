@@ -102,7 +102,7 @@ def tested(
         together.setdefault(_common_seeds(*pair), []).append(i)
     for seeds, positions in together.items():
         for some in _batches(positions, 64):
-            found = _tested([pairs[i] for i in some], seeds, up)
+            found = _tested([pairs[i] for i in some], seeds, up, len(pairs))
             rows |= dict(zip(some, found))
     return [rows[i] for i in range(len(pairs))]
 
@@ -124,6 +124,7 @@ def _tested(
     pairs: list,  # of two curves
     seeds: tuple,  # that all of them have
     up: float,
+    comparisons: int,  # of the family
 ) -> list:  # of dicts
     "Difference, interval and test of some pairs over the same seeds and images"
     areas = {id(c): _areas_at(c, seeds) for pair in pairs for c in pair}
@@ -131,7 +132,7 @@ def _tested(
     d = np.round(d, 12)  # equal areas differ by rounding
     columns = dict(zip(("difference", "low", "high"), mean_interval(d)))
     columns |= dict(wins=(1 + np.sign(d.mean(0).round(12))).mean(0) / 2, p=paired_p(d))
-    columns |= dict(zip(("seeds_needed", "images_needed"), needed(d)))
+    columns |= dict(zip(("seeds_needed", "images_needed"), needed(d, comparisons)))
     test = "wilcoxon" if len(d) == 1 else "crossed"
     facts = dict(test=test, seeds=d.shape[0], images=d.shape[1])
     names = [dict(method=a.method, other=b.method, **facts) for a, b in pairs]

@@ -1,4 +1,4 @@
-"""One YAML file says what a run does; everything it leaves out has a stated default.
+"""One YAML file says what a run does; what it leaves out is filled in, and all of it is checked.
 
 Docs: https://roar-nb.github.io/roar_nb/config.html.md"""
 
@@ -31,7 +31,7 @@ from roar_nb.schema import (
 )
 from .yamlfile import parse_yaml, set_key, to_yaml
 
-# %% ../nbs/35_config.ipynb #ac4ef795
+# %% ../nbs/35_config.ipynb #d2972fda
 READING = {"num_workers", "download"}  # how images are got, whatever they are
 
 
@@ -43,7 +43,8 @@ def _fill_in_data(section: dict) -> list:  # lines about what is wrong
     takes = dataset_keys(name)
     given = {key: v for key, v in section.items() if v is not None and key != "dataset"}
     unknown = [key for key in given if key not in takes and key not in READING]
-    problems = [f"data.{k}: {name} has no such setting{nearest(k, takes)}" for k in unknown]
+    known = ["dataset", *takes]
+    problems = [f"data.{k}: {name} has no such setting{nearest(k, known)}" for k in unknown]
     if "dataset_dir" in takes and "dataset_dir" not in given and not DATASETS[name].downloads:
         problems.append(f"data.dataset_dir: {name} is not downloaded: name its folder here")
     for key in unknown:
@@ -117,7 +118,7 @@ def _path_of(error: dict) -> tuple:
     notes = ("str", "MethodConfig", "list[", "function-")
     return tuple(k for k in keys if not (isinstance(k, str) and k.startswith(notes)))
 
-# %% ../nbs/35_config.ipynb #cffc2a91
+# %% ../nbs/35_config.ipynb #82711c11
 def _problem(error: dict) -> str:
     "One of pydantic's errors as a line"
     loc = _path_of(error)
@@ -131,6 +132,9 @@ def _problem(error: dict) -> str:
     words, found = _words(error), f"{error['input']!r:.60}"
     told = isinstance(error["input"], str) and found in words
     line = f"{place}: {words}" if told else f"{place}: found {found}; {words}"
+    if error["type"] == "list_type" or isinstance(error["input"], str) and "," in error["input"]:
+        parts = str(error["input"]).replace(",", " ").split()
+        line += f"; a list is written [{', '.join(parts)}]"
     return f"{line} ({about})" if about else line
 
 # %% ../nbs/35_config.ipynb #bf97c737

@@ -7,7 +7,7 @@ Docs: https://roar-nb.github.io/roar_nb/core.html.md"""
 # %% auto #0
 __all__ = ['RoarError', 'ConfigError', 'DataError', 'ModelError', 'AttributionError', 'StoreError', 'Registry']
 
-# %% ../nbs/00_core.ipynb #f13ad068
+# %% ../nbs/00_core.ipynb #e2e11edf
 import contextlib
 import difflib
 import functools
@@ -22,8 +22,11 @@ import numbers
 import os
 import pkgutil
 import platform
+import re
 import sys
 import tempfile
+import time
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -218,7 +221,14 @@ def register(
 
     return add
 
-# %% ../nbs/00_core.ipynb #567d17a1
+# %% ../nbs/00_core.ipynb #8fd45f51
+def _unbound(fn):
+    "The function in a partial function"
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    return fn
+
+
 @patch
 def _of_function(
     self: Registry,
@@ -227,16 +237,17 @@ def _of_function(
 ):
     "The entry that a function was registered with, or that of a user's own"
     _import_all()
+    inner = _unbound(fn)
     for entry in self._entries.values():
-        if entry.fn is fn:
-            return entry
+        if entry.fn is inner:
+            return entry if inner is fn else replace(entry, fn=fn)
     if name is None:
-        named = _unbound(fn)
+        named = inner
         named = named if hasattr(named, "__qualname__") else type(named)
         name = f"{named.__module__}.{named.__qualname__}"
     return self.own(name, fn)
 
-# %% ../nbs/00_core.ipynb #7ec6b417
+# %% ../nbs/00_core.ipynb #cde227b0
 @patch
 def find(
     self: Registry,
@@ -260,7 +271,7 @@ def find(
     if hasattr(given, "fn") and hasattr(given, "name"):
         return given
     if not callable(given):
-        raise ConfigError(f"{what}: {given!r} is not the name of a {self.kind}, nor a function")
+        raise ConfigError(f"{what}: {given!r:.60} is not the name of a {self.kind}, nor a function")
     return self._of_function(given)
 
 # %% ../nbs/00_core.ipynb #4214c6e7
@@ -307,7 +318,7 @@ def has_bf16(device) -> bool:
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, name, bool)() for name in names)
 
-# %% ../nbs/00_core.ipynb #ec1b57ad
+# %% ../nbs/00_core.ipynb #90619368
 PRECISIONS = dict(fp32=torch.float32, bf16=torch.bfloat16)
 
 
@@ -321,7 +332,7 @@ def resolve_precision(
     check_one_of("precision", name, ["auto", *PRECISIONS])
     return name
 
-# %% ../nbs/00_core.ipynb #c0137214
+
 def pick_precision(
     name: str,  # auto, fp32 or bf16
     device,  # where the model runs
@@ -351,14 +362,7 @@ def tensor_hash(*tensors) -> str:  # 16 hexadecimal digits
             h.update(t.reshape(-1).view(torch.uint8).numpy())
     return h.hexdigest()[:16]
 
-# %% ../nbs/00_core.ipynb #06989a9f
-def _unbound(fn):
-    "The function in a partial function"
-    while isinstance(fn, functools.partial):
-        fn = fn.func
-    return fn
-
-
+# %% ../nbs/00_core.ipynb #14b39c2d
 def _origin(fn):
     "What a partial function, a bound method or a callable object is made from"
     fn = _unbound(fn)
@@ -383,14 +387,32 @@ def _settings(fn) -> list:
     public = {k: v for k, v in held if k[0] != "_" and isinstance(v, _VALUES)}
     return [public] if public else []
 
-# %% ../nbs/00_core.ipynb #8b1ab7a3
-def source_hash(fn) -> str | None:  # 16 hexadecimal digits
-    """A hash of the file or cell that defines a user's function, and of the function's settings;
-    None for the package's own"""
+# %% ../nbs/00_core.ipynb #0538c7cb
+def _surroundings(fn, seen: tuple) -> list:
+    "What tells functions apart that one text makes: their place, and variables around them"
+    fn = getattr(fn, "__func__", fn)
+    if not inspect.isfunction(fn) or "<" not in fn.__qualname__:  # neither a lambda nor nested
+        return []
+    ends = [end or 0 for *_, end in fn.__code__.co_positions()]
+    cells = inspect.getclosurevars(fn).nonlocals.values()
+    given = [*(fn.__defaults__ or ()), *(fn.__kwdefaults__ or {}).values(), *cells]
+    values = [v for v in given if isinstance(v, (*_VALUES, torch.nn.Module))]
+    inner = [(v.__name__, v) for v in given if inspect.isroutine(v) and v not in seen]
+    known = [(name, source_hash(v, (*seen, fn))) for name, v in inner]
+    return [fn.__code__.co_firstlineno, max(ends), values, known]
+
+# %% ../nbs/00_core.ipynb #eb66939a
+def source_hash(
+    fn,
+    seen: tuple = (),  # functions that refer to it, where it is a variable of theirs
+) -> str | None:  # 16 hexadecimal digits
+    """A hash of the file or cell that defines a user's function, of the function's settings and
+    of the variables that it was made with; None for the package's own"""
     settings, fn = _settings(fn), _origin(fn)
     own = (getattr(fn, "__module__", None) or "").startswith("roar_nb.")
     if own and not settings:
         return None
+    settings = settings if own else settings + _surroundings(fn, seen)
     try:
         lines = [] if own else linecache.getlines(inspect.getsourcefile(fn))
     except (TypeError, OSError):  # built into Python, or typed into it
@@ -398,7 +420,7 @@ def source_hash(fn) -> str | None:  # 16 hexadecimal digits
     text = "".join([*lines, fingerprint(settings)] if settings else lines)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-# %% ../nbs/00_core.ipynb #83686c8b
+# %% ../nbs/00_core.ipynb #5bb65837
 def _word(value) -> str:
     "What JSON cannot hold: tensors, arrays and networks by their values, functions by their source"
     if torch.is_tensor(value) or isinstance(value, np.ndarray):
@@ -410,7 +432,7 @@ def _word(value) -> str:
         return f"{name} {source_hash(value)}"
     return str(value)
 
-# %% ../nbs/00_core.ipynb #0a8ee6ef
+
 def as_json(spec):
     "A specification as it will be when it is read back"
     return json.loads(json.dumps(spec, default=_word))
@@ -421,7 +443,35 @@ def fingerprint(spec) -> str:  # 16 hexadecimal digits
     text = json.dumps(spec, sort_keys=True, default=_word)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-# %% ../nbs/00_core.ipynb #a0ee3016
+# %% ../nbs/00_core.ipynb #00ff0462
+def _is_hash(value) -> bool:
+    "Is this a hash, or a list of hashes and None?"
+    if isinstance(value, list):
+        return any(value) and all(o is None or _is_hash(o) for o in value)
+    return isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{16}", value))
+
+
+def file_of(dotted: str) -> str:
+    "A dotted name with the file it comes from, if that was imported"
+    module = sys.modules.get(dotted.rpartition(".")[0])
+    file = getattr(module, "__file__", None)
+    return f"{dotted} ({file})" if file else dotted
+
+
+def _change(path: str, a, b, among: dict) -> str:
+    "One difference as a line; of hashes, which say nothing, what they are of"
+    key = path.rpartition(".")[2]
+    if not (_is_hash(a) and _is_hash(b)):
+        return f"{path}: {a} → {b}"
+    if key == "source":  # `among` holds the other facts of its section
+        return f"{path}: {file_of(among.get('method') or among.get('arch') or 'it')} was edited"
+    if key == "measure" or ".sources." in f".{path}":
+        return f"{path}: this function was edited"
+    kinds = dict.fromkeys(("dataset", "test", "train", "validation"), "images")
+    kinds |= dict(labels="classes", weights="weights", network="network", logits="network")
+    return f"{path}: other {kinds.get(key, 'values')} than before"
+
+# %% ../nbs/00_core.ipynb #80b6e3e6
 def differences(
     old: dict,
     new: dict,
@@ -434,7 +484,7 @@ def differences(
         if isinstance(a, dict) and isinstance(b, dict):
             lines += differences(a, b, f"{prefix}{key}.")
         elif a != b:
-            lines.append(f"{prefix}{key}: {a} → {b}")
+            lines.append(_change(f"{prefix}{key}", a, b, new))
     return lines
 
 # %% ../nbs/00_core.ipynb #5662d67e
@@ -455,13 +505,13 @@ def atomic_path(path):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
 
-# %% ../nbs/00_core.ipynb #23acc300
+# %% ../nbs/00_core.ipynb #07fc467a
 def write_text(path, text: str):
     "Write `text` atomically"
     with atomic_path(path) as tmp:
         tmp.write_text(text, encoding="utf-8")
 
-# %% ../nbs/00_core.ipynb #2ec69add
+
 def write_json(path, value):
     "Write `value` as JSON, atomically"
     write_text(path, json.dumps(value, indent=1, default=str) + "\n")
@@ -480,7 +530,7 @@ def read_json(
     except ValueError as e:
         raise StoreError(f"{path}: not valid JSON ({e}); delete the file and run again") from e
 
-# %% ../nbs/00_core.ipynb #a7f85b11
+# %% ../nbs/00_core.ipynb #10c566db
 def _version(name: str) -> str | None:
     "The version of an installed distribution"
     try:
@@ -494,7 +544,7 @@ def versions() -> dict:  # {'python': …, 'torch': …}
     names = ["roar_nb", "torch", "torchvision", "captum", "numpy", "zarr"]
     return dict(python=platform.python_version(), **{name: _version(name) for name in names})
 
-# %% ../nbs/00_core.ipynb #008577db
+
 def device_name(device) -> str:
     "What the hardware calls itself"
     device = torch.device(device)
@@ -502,28 +552,18 @@ def device_name(device) -> str:
         return torch.cuda.get_device_name(device)
     return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
 
-# %% ../nbs/00_core.ipynb #464885de
-def progress(
-    iterable=None,  # what to go through, or None with `total`
-    total=None,  # how many steps
-    desc="",  # what is being done
-    **kwargs,  # handed to tqdm
-):
-    "A progress bar with a forecast of the time that remains"
-    quiet = os.environ.get("ROAR_NB_PROGRESS") == "0" or "IN_TEST" in os.environ
-    live = sys.stderr.isatty() or "ipykernel" in sys.modules
-    pace = dict(mininterval=0.2, delay=0) if live else dict(mininterval=10, delay=10)
-    return tqdm(
-        iterable, total=total, desc=desc, disable=quiet, dynamic_ncols=True, **pace, **kwargs
-    )
+# %% ../nbs/00_core.ipynb #98a84692
+QUIET, NORMAL, VERBOSE = range(3)
+VOICE = dict(level=NORMAL)  # how much is said
 
-# %% ../nbs/00_core.ipynb #ec50caa3
-def say(*words):
+
+def say(*words, level: int = NORMAL):
     "A line that does not tear a progress bar"
-    tqdm.write(" ".join(map(str, words)), file=sys.stdout)
-    sys.stdout.flush()
+    if level <= VOICE["level"]:
+        tqdm.write(" ".join(map(str, words)), file=sys.stdout)
+        sys.stdout.flush()
 
-# %% ../nbs/00_core.ipynb #0ba82042
+
 def duration(seconds: float) -> str:  # e.g. '1 h 05 min'
     "Seconds as people say them"
     s = round(seconds)
@@ -532,3 +572,75 @@ def duration(seconds: float) -> str:  # e.g. '1 h 05 min'
     if s < 3600:
         return f"{s // 60} min {s % 60:02} s"
     return f"{s // 3600} h {s % 3600 // 60:02} min"
+
+# %% ../nbs/00_core.ipynb #961319c2
+class Lines:
+    "Progress in plain lines, for files: used as tqdm is"
+
+    every = 10  # seconds between two lines
+
+    def __init__(self, iterable=None, total=None, desc="", unit="it", initial=0, **_):
+        self.iterable, self.desc, self.unit = iterable, desc, unit.strip()
+        self.total = len(iterable) if total is None and hasattr(iterable, "__len__") else total
+        self.n = self.first = initial
+        self.start = self.last = time.monotonic()
+        self.postfix, self.written = {}, None
+
+    def __iter__(self):
+        with self:
+            for item in self.iterable:
+                yield item
+                self.update()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        if self.written not in (None, self.n) and not error[0]:
+            self._write()  # how it ended, if anything was said before
+
+    def set_postfix(self, values, **_):
+        self.postfix = values
+
+# %% ../nbs/00_core.ipynb #8d66fb31
+@patch
+def update(self: Lines, n=1):
+    "Some more are done; from time to time this is said"
+    self.n += n
+    if time.monotonic() - self.last >= self.every:
+        self.last = time.monotonic()
+        self._write()
+
+
+@patch
+def _write(self: Lines):
+    self.written = self.n
+    print(self, file=sys.stderr, flush=True)
+
+
+@patch
+def __str__(self: Lines):
+    "How much is done, how fast, and how long the rest will take"
+    done, seconds = self.n - self.first, time.monotonic() - self.start
+    each, units = seconds / max(done, 1e-9), self.unit + ("es" if self.unit[-1:] == "s" else "s")
+    pace = f"{1 / each:,.1f} {self.unit}/s" if 0 < each < 1 else f"{each:.1f} s/{self.unit}"
+    of = f"/{self.total:,}" if self.total else ""
+    parts = [f"{self.desc}: {self.n:,}{of} {units}", pace if done else "begun"]
+    if done and self.total:
+        parts.append(f"ETA {duration((self.total - self.n) * each)}")
+    return ", ".join([*parts, *(f"{k} {v}" for k, v in self.postfix.items())])
+
+# %% ../nbs/00_core.ipynb #0a2e79ed
+def progress(
+    iterable=None,  # what to go through, or None with `total`
+    total=None,  # how many steps
+    desc="",  # what is being done
+    **kwargs,  # handed to tqdm
+):
+    "A progress bar with a forecast of the time that remains; plain lines in a file"
+    off = os.environ.get("ROAR_NB_PROGRESS") == "0" or "IN_TEST" in os.environ
+    off = off or VOICE["level"] < NORMAL
+    if off or sys.stderr.isatty() or "ipykernel" in sys.modules:
+        pace = dict(mininterval=0.2, dynamic_ncols=True)
+        return tqdm(iterable, total=total, desc=desc, disable=off, **pace, **kwargs)
+    return Lines(iterable, total, desc, **kwargs)

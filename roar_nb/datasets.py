@@ -7,7 +7,7 @@ Docs: https://roar-nb.github.io/roar_nb/datasets.html.md"""
 # %% auto #0
 __all__ = ['DATASETS', 'Splits', 'load_data']
 
-# %% ../nbs/04_datasets.ipynb #1e289069
+# %% ../nbs/04_datasets.ipynb #e507b7d7
 import inspect
 import json
 import math
@@ -65,7 +65,7 @@ class Splits:
         "The first part that there is"
         return next(ds for _, ds in self.items())
 
-# %% ../nbs/04_datasets.ipynb #9eb22bf6
+# %% ../nbs/04_datasets.ipynb #d8479ae7
 @dataclass(frozen=True)
 class Dataset:
     "What is known about a named dataset"
@@ -75,6 +75,17 @@ class Dataset:
     mean: list | None = None  # of each channel of the training images in [0,1]
     std: list | None = None
     downloads: bool = False  # can it be downloaded?
+    images: dict | None = None  # how many, of each part that it comes with
+    size: int | None = None  # their height and width in pixels; of photographs, as they are read
+
+    @property
+    def about(self) -> str:
+        "The dataset in a line"
+        line = self.fn.__doc__.partition("\n")[0]
+        if not self.images:
+            return line
+        n, size = " + ".join(f"{k:,}" for k in self.images.values()), self.size
+        return f"{line}; {n} images of {size}×{size} pixels"
 
 # %% ../nbs/04_datasets.ipynb #b486e7de
 DATASETS = Registry("dataset", Dataset)
@@ -92,9 +103,9 @@ def _parameters(
 def _shapes(
     image_size: int = 32,  # height and width in pixels, at least 16
     cue: str = "texture",  # what makes the class: 'texture' or 'silhouette'
-    n_train: int = 4000,  # images
-    n_validation: int = 500,
-    n_test: int = 1000,
+    n_train: int = 4000,  # training images
+    n_validation: int = 500,  # validation images
+    n_test: int = 1000,  # test images
     seed: int = 0,
 ) -> Splits:
     "Drawn images, of which it is known which pixels carry the class"
@@ -147,40 +158,53 @@ def _arrays(
         loaded[part] = ImageSet(_rgb(tv.data), labels, classes, name=name)
     return Splits(**loaded)
 
-# %% ../nbs/04_datasets.ipynb #07e900c7
-@DATASETS.register(
-    "CIFAR10", mean=[0.4914, 0.4822, 0.4465], std=[0.2470, 0.2435, 0.2616], downloads=True
-)
+# %% ../nbs/04_datasets.ipynb #453ccfc0
+_CIFAR = dict(downloads=True, images=dict(train=50_000, test=10_000), size=32)
+
+
+@DATASETS.register("CIFAR10", mean=[0.4914, 0.4822, 0.4465], std=[0.2470, 0.2435, 0.2616], **_CIFAR)
 def _cifar10(
     dataset_dir: str = "data",  # where the files are, or are downloaded to
     download: bool = True,  # may torchvision download?
 ) -> Splits:
-    "50,000 + 10,000 images of 32×32 pixels in ten classes (Krizhevsky 2009)"
+    "Photographs of ten classes (Krizhevsky 2009)"
     parts = dict(train=dict(train=True), test=dict(train=False))
     return _arrays("CIFAR10", dataset_dir, download, **parts)
 
-# %% ../nbs/04_datasets.ipynb #acf759e3
+
 @DATASETS.register(
-    "CIFAR100", mean=[0.5071, 0.4865, 0.4409], std=[0.2673, 0.2564, 0.2762], downloads=True
+    "CIFAR100", mean=[0.5071, 0.4865, 0.4409], std=[0.2673, 0.2564, 0.2762], **_CIFAR
 )
 def _cifar100(dataset_dir: str = "data", download: bool = True) -> Splits:
-    "50,000 + 10,000 images of 32×32 pixels in 100 classes (Krizhevsky 2009)"
+    "Photographs of 100 classes (Krizhevsky 2009)"
     parts = dict(train=dict(train=True), test=dict(train=False))
     return _arrays("CIFAR100", dataset_dir, download, **parts)
 
-# %% ../nbs/04_datasets.ipynb #a615b62d
-@DATASETS.register("FashionMNIST", mean=[0.2860] * 3, std=[0.3530] * 3, downloads=True)
+# %% ../nbs/04_datasets.ipynb #6d1ff37c
+@DATASETS.register(
+    "FashionMNIST",
+    mean=[0.2860] * 3,
+    std=[0.3530] * 3,
+    downloads=True,
+    images=dict(train=60_000, test=10_000),
+    size=28,
+)
 def _fashion_mnist(dataset_dir: str = "data", download: bool = True) -> Splits:
-    "60,000 + 10,000 grey images of 28×28 pixels in ten classes (Xiao et al. 2017)"
+    "Grey images of ten kinds of clothes (Xiao et al. 2017)"
     parts = dict(train=dict(train=True), test=dict(train=False))
     return _arrays("FashionMNIST", dataset_dir, download, **parts)
 
-# %% ../nbs/04_datasets.ipynb #77a34b18
+
 @DATASETS.register(
-    "SVHN", mean=[0.4377, 0.4438, 0.4728], std=[0.1980, 0.2010, 0.1970], downloads=True
+    "SVHN",
+    mean=[0.4377, 0.4438, 0.4728],
+    std=[0.1980, 0.2010, 0.1970],
+    downloads=True,
+    images=dict(train=73_257, test=26_032),
+    size=32,
 )
 def _svhn(dataset_dir: str = "data", download: bool = True) -> Splits:
-    "73,257 + 26,032 house numbers of 32×32 pixels in ten classes (Netzer et al. 2011)"
+    "Digits of house numbers (Netzer et al. 2011)"
     parts = dict(train=dict(split="train"), test=dict(split="test"))
     return _arrays("SVHN", dataset_dir, download, **parts)
 
@@ -302,8 +326,8 @@ def _image_folder(
     "Class folders of one's own"
     return folder_splits(dataset_dir, Reading(image_size, resize, num_workers), seed)
 
-# %% ../nbs/04_datasets.ipynb #dbb33e27
-@DATASETS.register("Birdsnap")
+# %% ../nbs/04_datasets.ipynb #4b54394c
+@DATASETS.register("Birdsnap", size=224)
 def _birdsnap(
     dataset_dir: str = "data",
     image_size: int = None,  # None: 224
@@ -315,9 +339,14 @@ def _birdsnap(
     reading = Reading(image_size, resize, num_workers)
     return folder_splits(dataset_dir, reading, seed, large=False)
 
-# %% ../nbs/04_datasets.ipynb #c9501c3c
+# %% ../nbs/04_datasets.ipynb #98360c07
 @DATASETS.register(
-    "Food101", mean=[0.5454, 0.4439, 0.3438], std=[0.2702, 0.2731, 0.2783], downloads=True
+    "Food101",
+    mean=[0.5454, 0.4439, 0.3438],
+    std=[0.2702, 0.2731, 0.2783],
+    downloads=True,
+    images=dict(train=75_750, test=25_250),
+    size=224,
 )
 def _food101(
     dataset_dir: str = "data",
@@ -326,7 +355,7 @@ def _food101(
     resize: str = "crop",
     num_workers: int = 4,
 ) -> Splits:
-    "75,750 + 25,250 photographs of 101 dishes (Bossard et al. 2014)"
+    "Photographs of 101 dishes (Bossard et al. 2014)"
     _torchvision("Food101", dataset_dir, download)
     folder, parts = Path(dataset_dir) / "food-101", {}
     for part in ("train", "test"):
@@ -335,13 +364,13 @@ def _food101(
         parts[part] = file_set(tree, None, Reading(image_size, resize, num_workers), large=False)
     return Splits(**parts)
 
-# %% ../nbs/04_datasets.ipynb #5bc335a5
+# %% ../nbs/04_datasets.ipynb #154f040c
 def imagenet_ids() -> list:  # 1,000 WordNet ids in the models' order
     "WordNet ids of ImageNet's classes"
     path = resources.files("roar_nb") / "assets" / "imagenet_wordnet_ids.txt"
     return path.read_text().split()
 
-# %% ../nbs/04_datasets.ipynb #48cf8302
+
 def is_imagenet(classes) -> bool:
     "Are these class names WordNet ids of ImageNet?"
     return bool(classes) and set(classes) <= set(imagenet_ids())
@@ -376,8 +405,14 @@ def _imagenet_part(
             ) from e
     return as_imagenet(file_set(list_tree(folder), None, reading, large=False))
 
-# %% ../nbs/04_datasets.ipynb #10fd9a11
-@DATASETS.register("ImageNet", mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
+# %% ../nbs/04_datasets.ipynb #ba7c4d42
+@DATASETS.register(
+    "ImageNet",
+    mean=[0.485, 0.456, 0.406],
+    std=[0.229, 0.224, 0.225],
+    images=dict(train=1_281_167, test=50_000),
+    size=224,
+)
 def _imagenet(
     dataset_dir: str = "data",
     image_size: int = None,  # None: 224

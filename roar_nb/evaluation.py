@@ -7,7 +7,7 @@ Docs: https://roar-nb.github.io/roar_nb/evaluation.html.md"""
 # %% auto #0
 __all__ = ['evaluate', 'roar']
 
-# %% ../nbs/31_evaluation.ipynb #f7ce9a2a
+# %% ../nbs/31_evaluation.ipynb #0973ad4e
 import contextlib
 import re
 import tempfile
@@ -17,10 +17,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .attribution import METHODS, attribute, device_of, make_attribution, predicted_labels
+from roar_nb.attribution import (
+    METHODS,
+    attribute,
+    check_model,
+    device_of,
+    make_attribution,
+    predicted_labels,
+)
 from roar_nb.core import (
     ConfigError,
     DataError,
+    ModelError,
     RoarError,
     StoreError,
     as_json,
@@ -33,7 +41,7 @@ from roar_nb.core import (
 )
 from .datasets import Splits
 from .gallery import Gallery, choose_images
-from .images import BaseSet, ResidentSet, split
+from .images import BaseSet, ResidentSet, split, unpacked
 from .imputation import get_imputation
 from .metrics import chance_level
 from .models import load_weights, model_identity, save_weights
@@ -44,9 +52,11 @@ from .retraining import Grid, Retraining, collect_cells, grid
 from .store import dump, open_maps
 from .training import Recipe, fit
 
-# %% ../nbs/31_evaluation.ipynb #ebb1c8d3
+# %% ../nbs/31_evaluation.ipynb #129d7b7b
 def named_methods(methods) -> dict:  # name -> method, (method, arguments) or maps
     "Attribution methods by the names that they have in the tables"
+    if hasattr(methods, "shape"):
+        raise ConfigError("methods: maps need a name: give {name: maps}")
     methods = methods if isinstance(methods, Mapping) else several(methods)
     if not methods:
         raise ConfigError("methods: none is given")
@@ -67,15 +77,17 @@ def _method_and_arguments(given) -> tuple:  # (method, arguments)
     "A method, alone or with its arguments"
     return given if isinstance(given, tuple) else (given, {})
 
-# %% ../nbs/31_evaluation.ipynb #4e4e1c76
+# %% ../nbs/31_evaluation.ipynb #8922330c
 def _maps_of(given, model, images, labels, options: dict):
     "Maps as they were given, or computed"
+    if isinstance(given, list) and given and hasattr(given[0], "shape"):
+        return torch.stack([torch.as_tensor(m) for m in given])
     if torch.is_tensor(given) or isinstance(given, np.ndarray) or hasattr(given, "oindex"):
         return given
     method, kwargs = _method_and_arguments(given)
     return attribute(model, images, labels, method, **options, **kwargs)
 
-# %% ../nbs/31_evaluation.ipynb #1d5160a4
+# %% ../nbs/31_evaluation.ipynb #3abccb43
 def evaluate(
     model,
     images,
@@ -93,8 +105,9 @@ def evaluate(
     ----------
     model : torch.nn.Module
         Returns logits (B, classes) of at least two classes. It is left as it was.
-    images : tensor or array
-        (N,C,H,W) float, normalised as the model expects, so that 0 is the channel mean.
+    images : tensor or array, or a set such as `roar_nb.images.ImageSet`
+        (N,C,H,W) float, normalised as the model expects, so that 0 is the channel mean. A set
+        brings its labels, name, classes, mean, std and relevance along.
     labels : sequence of int, optional
         (N,) true classes, for accuracies. Default: the predicted class counts as the true one.
     methods : list or dict
@@ -115,6 +128,10 @@ def evaluate(
         Of methods, ties and imputations that draw random numbers, 0 by default.
     name : str
         What the images are called in the tables, 'images' by default.
+    classes : sequence of str, optional
+        Names of the classes, for the gallery.
+    relevance : tensor, optional
+        (N,H,W), the ground truth, for the method 'oracle'.
 
     Returns
     -------
@@ -131,14 +148,13 @@ def evaluate(
     >>> scores = roar_nb.evaluate(model, x, y, ["gradcam", "random"], mean=mean, std=std)
     >>> scores.overview()
     """
-    asked = _options(options, target="predicted", name="images")
-    _refuse_unknown("evaluate", options, "mean", "std", "batch_size", "precision", "seed")
-    methods, seed, images = named_methods(methods), options.get("seed", 0), as_images(images)
+    images, labels, asked = _prepared(model, images, labels, options)
+    methods, seed = named_methods(methods), options.get("seed", 0)
     protocols = [find_protocol(p) for p in several(protocols)]
     target = _explained(model, images, labels, asked["target"], options)
-    curves, few = [], {}
+    curves, few, how = [], {}, _attribution_options(options) | dict(relevance=asked["relevance"])
     for method, given in methods.items():
-        maps = _maps_of(given, model, images, target, _attribution_options(options))
+        maps = _maps_of(given, model, images, target, how)
         for protocol in protocols:
             r = responses(model, images, maps, protocol, labels, target, method=method, **options)
             curves += r.protocol.measure(r)
@@ -147,7 +163,21 @@ def evaluate(
     name = type(model).__name__
     scores = Scores.from_curves(curves, asked["name"], name, seed, chance=chance)
     known = dict(labels=labels, predicted=target if asked["target"] == "predicted" else None)
-    return _with_gallery(scores, images[:FEW], few, known, **_attribution_options(options))
+    facts = dict(_attribution_options(options), classes=list(asked["classes"]))
+    return _with_gallery(scores, images[:FEW], few, known, **facts)
+
+# %% ../nbs/31_evaluation.ipynb #533311af
+def _prepared(model, images, labels, options: dict) -> tuple:  # images, labels, options taken out
+    "What `evaluate` was given, checked; what a set says about itself joins the options"
+    check_model(model)
+    if isinstance(images, BaseSet):
+        labels = images.labels if labels is None else labels
+        own = dict(name=images.name or "images", classes=images.classes)
+        images, facts = unpacked(images)
+        options |= {**own, **facts, **options}
+    asked = _options(options, target="predicted", name="images", classes=(), relevance=None)
+    _refuse_unknown("evaluate", options, "mean", "std", "batch_size", "precision", "seed")
+    return as_images(images), labels, asked
 
 # %% ../nbs/31_evaluation.ipynb #7f0d9139
 FEW = 6  # images that are kept with their maps
@@ -162,7 +192,7 @@ def _with_gallery(
 ) -> Scores:
     "The same scores with the first images and their maps; where that fails, a note says why"
     options.pop("batch_size", None)
-    n, rule = len(images), choose_images(len(images), FEW)[1]
+    n, rule = len(images), choose_images(len(images), FEW, "first")[1]
     if options.get("mean") is None or options.get("std") is None:
         options |= _stretched(images)
         rule += ", their colours stretched to what a screen shows"
@@ -210,7 +240,7 @@ def _explained(model, images, labels, target: str, options: dict) -> torch.Tenso
     ds = ResidentSet(images, [0] * len(images), device_of(model))
     return predicted_labels(model, ds, options.get("batch_size", 64))
 
-# %% ../nbs/31_evaluation.ipynb #cadc4a78
+# %% ../nbs/31_evaluation.ipynb #963de86f
 def _as_splits(splits) -> Splits:
     "Training, validation and test images, from two or three sets"
     if isinstance(splits, Splits):
@@ -218,37 +248,48 @@ def _as_splits(splits) -> Splits:
             if getattr(splits, name) is None:
                 raise DataError(f"splits: there is no {name} set, which is needed")
         return splits
-    sets = tuple(splits)
+    sets = tuple(splits) if isinstance(splits, (list, tuple)) else (splits,)
     if len(sets) not in (2, 3) or not all(isinstance(ds, BaseSet) for ds in sets):
         raise DataError(
-            "splits: expected Splits, or (train, test) or (train, validation, test) of ImageSets"
+            "splits: expected Splits, or (train, test) or (train, validation, test) of sets like "
+            f"ImageSet(pixels, labels, classes), not {', '.join(type(o).__name__ for o in sets)}"
         )
     if len(sets) == 3:
         return Splits(*sets)
     train, validation = split(sets[0])
     return Splits(train, validation, sets[1])
 
-# %% ../nbs/31_evaluation.ipynb #91493b55
+# %% ../nbs/31_evaluation.ipynb #e6e2bbc8
 def _seeded_maker(make_model):
     "A function of a seed that gives an untrained model"
+    if isinstance(make_model, torch.nn.Module) or not callable(make_model):
+        kind = type(make_model).__name__
+        raise ModelError(
+            f"make_model: expected a class or a function of no arguments, not a {kind}"
+        )
 
     def make(seed: int):
         with seeded(seed, "init"):
-            return make_model()
+            model = make_model()
+        check_model(model)
+        return model
 
     return make
 
-# %% ../nbs/31_evaluation.ipynb #5a1ac56c
-def _trained(setup: Retraining, folder: Path):
+# %% ../nbs/31_evaluation.ipynb #9e029b0d
+def _trained(setup: Retraining, folder: Path, overwrite: bool):
     "The model that is explained, from the folder if it is there"
     result = folder / "train" / "result.json"
     model, weights = setup.make_model(setup.tie_seed), folder / "train" / "model.safetensors"
     spec = as_json(dict(setup.spec, seed=setup.tie_seed))
     old = read_json(result)
-    if old and old != spec:
+    if old and old != spec and not overwrite:
         lines = "\n  ".join(differences(old, spec))
-        raise StoreError(f"{folder} holds another model; what differs (there → now):\n  {lines}")
-    if old:
+        raise StoreError(
+            f"{folder} holds another model; what differs (there → now):\n  {lines}\n"
+            "Use overwrite=True to replace it, or another folder"
+        )
+    if old == spec:
         return load_weights(model, weights).to(setup.device)
     how = dict(seed=setup.tie_seed, device=setup.device, precision=setup.precision)
     fit(model, setup.splits.train, setup.splits.validation, setup.recipe, desc="train", **how)
@@ -256,8 +297,8 @@ def _trained(setup: Retraining, folder: Path):
     write_json(result, spec)
     return model.to(setup.device)
 
-# %% ../nbs/31_evaluation.ipynb #8e9df93f
-def _dump_all(methods: dict, model, setup: Retraining, folder: Path) -> dict:
+# %% ../nbs/31_evaluation.ipynb #2147d78b
+def _dump_all(methods: dict, model, setup: Retraining, folder: Path, overwrite: bool) -> dict:
     "Maps of every method and split: method -> {split: path}"
     splits, seed, stores = setup.splits, setup.tie_seed, {}
     identity = model_identity(model, splits.any.size)
@@ -268,12 +309,12 @@ def _dump_all(methods: dict, model, setup: Retraining, folder: Path) -> dict:
             fn, kwargs = _method_and_arguments(given)
             a = make_attribution(fn, kwargs, model=model, seed=derive_seed(seed, "maps", name))
             path = folder / "attributions" / method / f"{name}.zarr"
-            how = dict(desc=f"{method}, {name}", identity=identity)
+            how = dict(desc=f"{method}, {name}", identity=identity, overwrite=overwrite)
             dump(a, model, ds, path, labels[name], **how)
             stores[method][name] = path
     return stores
 
-# %% ../nbs/31_evaluation.ipynb #5b42e57b
+# %% ../nbs/31_evaluation.ipynb #1e056bb4
 def roar(make_model, splits, methods, percentiles=(10, 30, 50, 70, 90), seeds=(0, 1, 2), **options):
     """Remove and retrain: train, explain, remove pixels, and train again from scratch.
 
@@ -287,12 +328,14 @@ def roar(make_model, splits, methods, percentiles=(10, 30, 50, 70, 90), seeds=(0
         eighth of the training images validates.
     methods : list or dict
         As of `evaluate`, without maps computed elsewhere.
-    percentiles : sequence of float
+    percentiles : float or sequence of float
         Per cent of the pixels removed, each in [0, 100]; 0 is always trained.
     seeds : int or sequence of int
         One for each repetition; intervals are over them.
     folder : path, optional
         Where models, maps and results are kept, to go on after an interruption. Default: nowhere.
+    overwrite : bool
+        Replace what the folder holds of other images, another model or an edited method.
     recipe : Recipe, optional
         How to train, `Recipe()` by default.
     metrics : sequence of {'roar', 'kar', 'mask_only'}
@@ -320,7 +363,7 @@ def roar(make_model, splits, methods, percentiles=(10, 30, 50, 70, 90), seeds=(0
     ConfigError, DataError, ModelError
         What was wrong, where, and what was expected; before anything is trained.
     StoreError
-        The folder holds another model.
+        The folder holds another model, or maps of a method that was edited since.
     RoarError
         No network could be retrained. Where only some could not, a note of the `Scores` says so.
 
@@ -334,20 +377,19 @@ def roar(make_model, splits, methods, percentiles=(10, 30, 50, 70, 90), seeds=(0
     >>> scores = roar_nb.roar(make, (train, test), ["gradcam", "random"], folder="runs/mine")
     >>> scores.plot("roar")
     """
-    own = _options(
-        options, folder=None, metrics=("roar",), imputations=("channel_mean",), name=None
-    )
-    methods, imputations = named_methods(methods), several(own["imputations"])
+    own = _options(options, folder=None, overwrite=False, name=None, metrics="roar")
+    imputations = several(options.pop("imputations", "channel_mean"))
+    methods = named_methods(methods)
     names = [get_imputation(i, "imputations").name for i in imputations]
     seeds = range(seeds) if isinstance(seeds, int) else seeds
-    cells = grid(list(methods), several(own["metrics"]), names, percentiles, seeds)
+    cells = grid(list(methods), several(own["metrics"]), names, several(percentiles), seeds)
     setup = _setup(make_model, _as_splits(splits), imputations, options)
     _check_methods(methods, setup.make_model(setup.tie_seed))
     setup.check_from_scratch()
     with contextlib.ExitStack() as stack:
         folder = Path(own["folder"] or stack.enter_context(tempfile.TemporaryDirectory()))
-        model = _trained(setup, folder)
-        setup.stores = _dump_all(methods, model, setup, folder)
+        model = _trained(setup, folder, own["overwrite"])
+        setup.stores = _dump_all(methods, model, setup, folder, own["overwrite"])
         notes = _retrain(Grid(cells, setup, folder / "retrain"))
         found, left_out = collect_cells(folder / "retrain")
         few = {name: open_maps(path["test"])[:FEW] for name, path in setup.stores.items()}
@@ -387,11 +429,13 @@ def _check_methods(methods: dict, model):
         fn, kwargs = _method_and_arguments(given)
         make_attribution(fn, kwargs, what=f"methods: {name}", model=model)
 
-# %% ../nbs/31_evaluation.ipynb #1a71e73d
+# %% ../nbs/31_evaluation.ipynb #0713782d
 def _setup(make_model, splits: Splits, imputations, options: dict) -> Retraining:
     "What all trainings share"
     _refuse_unknown("roar", options, "recipe", "device", "precision", "seed", "pretrained")
     asked = _options(options, recipe=None, device="auto", precision="auto", seed=0, pretrained=None)
+    if not isinstance(asked["recipe"] or Recipe(), Recipe):
+        raise ConfigError("recipe: expected a Recipe, such as Recipe(nb_epochs=10)")
     device, make = pick_device(asked["device"]), _seeded_maker(make_model)
     return Retraining(
         splits,

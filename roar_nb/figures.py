@@ -569,7 +569,7 @@ def _head(ax, panel: Panel, look: Look, letter: str = "") -> list:  # of Text
         title += f", against {look.name(panel.other)}"
     if look.title is not None:
         title, facts = look.title or "", ""
-    inches, small = (look.width - (0 if panel.kind == "areas" else 0.5)) * 72 / 0.56, look.small()
+    inches, small = (look.width - 0.5) * 72 / 0.56, look.small()
     facts = _filled(facts, inches / small["fontsize"])
     below = 1.3 * look.size.font if panel.kind == "areas" else 3
     lines = facts.count("\n") + 1 if facts else 0

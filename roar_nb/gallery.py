@@ -222,13 +222,13 @@ def disagreement(
     return np.mean(found, axis=0) if found else None
 
 # %% ../nbs/28_gallery.ipynb #8d2cd447
-CHOICES = ("first", "disagreement")
+CHOICES = ("spread", "first", "disagreement")
 
 # %% ../nbs/28_gallery.ipynb #b3ea881e
 def choose_images(
     n: int,  # images there are
     k: int,  # images wanted
-    choose: str = "first",  # or 'disagreement'
+    choose: str = "spread",  # one of `CHOICES`
     curves=(),  # of `Curve`, over these images
     drawn: bool = False,  # are these images themselves a random choice?
 ) -> tuple:  # (positions in increasing order, the rule in words)
@@ -237,6 +237,8 @@ def choose_images(
     k = min(k, n)
     images = f"of {n} test images drawn at random" if drawn else "test images"
     first = np.arange(k), f"the first {k} {images}"
+    if choose == "spread":
+        return np.arange(k) * n // max(k, 1), f"{k} {images}, evenly spread"
     if choose == "first":
         return first
     spread = disagreement([c for c in curves if c.values.shape[1] == n])

@@ -1,4 +1,4 @@
-"""Unaltered pixels, one deterministic preprocessing, batches on the device.
+"""Sets of images: what is kept, how it is normalised and divided, and in which form it reaches a model.
 
 Docs: https://roar-nb.github.io/roar_nb/images.html.md"""
 
@@ -7,7 +7,7 @@ Docs: https://roar-nb.github.io/roar_nb/images.html.md"""
 # %% auto #0
 __all__ = ['normalise', 'denormalise', 'Batch', 'ImageSet', 'split', 'Reading', 'FileSet']
 
-# %% ../nbs/02_images.ipynb #9dfe7676
+# %% ../nbs/02_images.ipynb #0a3967e5
 import copy
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +21,7 @@ import torch
 from fastcore.basics import patch
 from PIL import Image
 
-from .core import DataError, check_one_of, cores, progress, tensor_hash
+from .core import DataError, check_number, check_one_of, cores, progress, tensor_hash
 from .core import fingerprint as _hash
 from .randomness import generator
 
@@ -149,7 +149,7 @@ class BaseSet:
         "The set itself, where it cannot be held on the device"
         return self
 
-# %% ../nbs/02_images.ipynb #65922fbf
+# %% ../nbs/02_images.ipynb #1908bc9a
 def _positions(
     index,  # positions of images, a slice, or a Boolean for each image
     n: int,  # images of the set
@@ -162,7 +162,7 @@ def _positions(
         raise DataError(f"index: {tuple(index.shape)} Booleans for {n} images; expected ({n},)")
     return index.nonzero().flatten()
 
-# %% ../nbs/02_images.ipynb #82673b17
+
 def _in_batches(
     n: int,  # images of the set
     order,  # positions to go through, or None for all in sequence
@@ -190,7 +190,7 @@ def batches(
         x = x.contiguous(memory_format=torch.channels_last)
         yield Batch(x, self.labels[i].to(device), i)
 
-# %% ../nbs/02_images.ipynb #7bef923d
+# %% ../nbs/02_images.ipynb #66212a87
 @patch
 def fingerprint(self: BaseSet) -> str:  # 16 hexadecimal digits
     "A hash of the images, labels and statistics, computed once"
@@ -198,7 +198,7 @@ def fingerprint(self: BaseSet) -> str:  # 16 hexadecimal digits
         self._fingerprint = _hash(self._content())
     return self._fingerprint
 
-# %% ../nbs/02_images.ipynb #626f1711
+
 @patch
 def changed(
     self: BaseSet,
@@ -211,14 +211,36 @@ def changed(
     vars(new).update(attributes)
     return new
 
-# %% ../nbs/02_images.ipynb #9fe3e342
+# %% ../nbs/02_images.ipynb #68f05cce
+def _stacked(
+    images,  # tensors, arrays or pictures
+    where: str,  # begins the message
+) -> np.ndarray:
+    "A list of images as one array"
+    try:
+        return np.stack([np.asarray(o) for o in images])
+    except ValueError as e:
+        raise DataError(f"{where}images must be of one size: {e}") from None
+
+
+def class_numbers(
+    given,  # a number, or several
+    what: str,  # they are called, for messages
+) -> torch.Tensor:
+    "Classes as a tensor; `DataError` for names and the like"
+    try:
+        return torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError):
+        raise DataError(f"{what}: expected class numbers from 0, not {given!r:.60}") from None
+
+# %% ../nbs/02_images.ipynb #32ad7653
 def _as_pixels(
-    images,  # tensor or array
+    images,  # tensor, array, or list of such
     name: str,  # of the dataset, for messages
 ) -> torch.Tensor:  # (N,C,H,W) uint8
     "Images as a tensor of pixels, if that is what they are"
     where = f"{name}: " if name else ""
-    images = torch.as_tensor(images)
+    images = torch.as_tensor(_stacked(images, where) if isinstance(images, list) else images)
     if images.is_floating_point():
         raise DataError(
             f"{where}images must be uint8 pixels, not {images.dtype}; for values in [0,1] give "
@@ -236,14 +258,15 @@ def _as_pixels(
         )
     return images
 
-# %% ../nbs/02_images.ipynb #51202046
+# %% ../nbs/02_images.ipynb #f081b57b
 def _as_labels(
     labels,  # class indices
     n: int,  # images
     name: str,  # of the dataset, for messages
 ) -> torch.Tensor:  # (N,) int64
     "Labels, one for each image"
-    labels, where = torch.as_tensor(labels), f"{name}: " if name else ""
+    where = f"{name}: " if name else ""
+    labels = class_numbers(labels, f"{where}labels")
     if labels.shape != (n,):
         raise DataError(
             f"{where}expected {n} labels, one for each image, not {tuple(labels.shape)}"
@@ -252,17 +275,7 @@ def _as_labels(
         raise DataError(f"{where}labels must be whole numbers, not {labels.dtype} with fractions")
     return labels.long()
 
-# %% ../nbs/02_images.ipynb #2ffaa385
-def _check_classes(labels: torch.Tensor, classes, name: str):
-    "Refuse a label without a class"
-    odd = labels[(labels < 0) | (labels >= len(classes))]
-    if len(odd):
-        where, last = f"{name}: " if name else "", len(classes) - 1
-        raise DataError(
-            f"{where}label {int(odd[0])} has no class; expected labels from 0 to {last}"
-        )
 
-# %% ../nbs/02_images.ipynb #54b3f196
 def _numbers(
     values,  # numbers of the channels, a list, array or tensor, or None
     channels: int,
@@ -275,7 +288,17 @@ def _numbers(
         raise DataError(f"mean and std: expected {channels} numbers, one a channel, {found}")
     return [float(v) for v in values]
 
-# %% ../nbs/02_images.ipynb #ed33f3aa
+# %% ../nbs/02_images.ipynb #92450e1f
+def _check_classes(labels: torch.Tensor, classes, name: str):
+    "Refuse a label without a class"
+    odd = labels[(labels < 0) | (labels >= len(classes))]
+    if len(odd):
+        where, last = f"{name}: " if name else "", len(classes) - 1
+        raise DataError(
+            f"{where}label {int(odd[0])} has no class; expected labels from 0 to {last}"
+        )
+
+
 def _as_relevance(relevance, images: torch.Tensor, name: str):
     "The ground truth, if it fits the images"
     expected = (len(images), *images.shape[2:])
@@ -286,13 +309,13 @@ def _as_relevance(relevance, images: torch.Tensor, name: str):
         )
     return relevance
 
-# %% ../nbs/02_images.ipynb #6102da60
+# %% ../nbs/02_images.ipynb #b1dbd554
 class ImageSet(BaseSet):
     """Labelled images in memory.
 
     Parameters
     ----------
-    images : Tensor or array, (N,C,H,W) uint8
+    images : Tensor, array or list of these, (N,C,H,W) uint8
         Unaltered pixels. They must not be changed in place afterwards.
     labels : N class indices
     classes : sequence of str
@@ -342,13 +365,27 @@ class ImageSet(BaseSet):
         "What the fingerprint depends on"
         return [tensor_hash(self.images, self.labels), self.mean, self.std, self.classes]
 
-# %% ../nbs/02_images.ipynb #33c90822
+# %% ../nbs/02_images.ipynb #10a5d68d
 @patch
 def subset(self: ImageSet, index) -> ImageSet:
     "The images at `index`, in that order"
     index = _positions(index, len(self))
     relevance = None if self.relevance is None else self.relevance[index]
     return self.changed(images=self.images[index], labels=self.labels[index], relevance=relevance)
+
+
+def unpacked(
+    images,  # a set, or images as they are
+    **given,  # mean, std, relevance …, None = not given
+) -> tuple:  # (images, what is known about them)
+    "All images of a set, normalised, with its statistics and ground truth; others unchanged"
+    if not isinstance(images, BaseSet):
+        return images, given
+    if not len(images):
+        raise DataError(f"{images.name or 'images'}: the set is empty")
+    known = dict(mean=images.mean, std=images.std, relevance=images.relevance)
+    given = {k: v for k, v in given.items() if v is not None}
+    return next(images.batches(len(images))).images, known | given
 
 # %% ../nbs/02_images.ipynb #273bf393
 class ResidentSet:
@@ -372,7 +409,7 @@ class ResidentSet:
         "All images, (N,C,H,W)"
         return self._nhwc.permute(0, 3, 1, 2)
 
-# %% ../nbs/02_images.ipynb #a217fae6
+# %% ../nbs/02_images.ipynb #6ee640be
 @patch
 def batches(self: ResidentSet, batch_size, order=None, device=None, dtype=None):
     "As `BaseSet.batches`; the device and dtype are those of the set"
@@ -380,14 +417,14 @@ def batches(self: ResidentSet, batch_size, order=None, device=None, dtype=None):
         there = i.to(self.device)
         yield Batch(self._nhwc[there].permute(0, 3, 1, 2), self.labels[there], i)
 
-# %% ../nbs/02_images.ipynb #09dacf90
+
 @patch
 def resident(self: ImageSet, device="cpu", dtype=torch.float32) -> ResidentSet:
     "Normalised once, on the device, ready for many epochs"
     parts = [b.images for b in self.batches(4096, dtype=dtype)]
     return ResidentSet(torch.cat(parts), self.labels, device)
 
-# %% ../nbs/02_images.ipynb #f9bb0168
+# %% ../nbs/02_images.ipynb #c2b3b1e2
 def _shares(
     sizes: list,  # images of each class
     n: int,  # how many to choose
@@ -402,7 +439,7 @@ def _shares(
         take[(share - take + tie).argsort(descending=True)[:missing]] += 1
     return take.tolist()
 
-# %% ../nbs/02_images.ipynb #839bc6b0
+
 def stratified(
     labels: torch.Tensor,  # (N,) class indices
     n: int,  # how many to choose, at most N
@@ -475,7 +512,7 @@ def split(ds: BaseSet, ratio: float = 7 / 8, seed: int = 0) -> tuple:
     """
     return tuple(share_statistics(divide(ds, ratio, seed), ds._mean, ds._std))
 
-# %% ../nbs/02_images.ipynb #38563dcf
+# %% ../nbs/02_images.ipynb #d450a866
 def augment(
     images: torch.Tensor,  # (B,C,H,W) normalised
     crop_padding: int = 4,  # pixels on each side; 0 = no crop
@@ -483,6 +520,7 @@ def augment(
     generator=None,  # on the images' device
 ) -> torch.Tensor:  # (B,C,H,W), channels last
     "Random crops and flips of a batch"
+    check_number("crop_padding", crop_padding, 0, where="")
     (B, C, H, W), p, dev = images.shape, crop_padding, images.device
     if not (p or flip):
         return images
@@ -671,14 +709,14 @@ def _pixel_batches(self: FileSet, index):
         last = str(e).strip().splitlines()[-1]
         raise DataError(last.partition("DataError: ")[2] or str(e)) from None
 
-# %% ../nbs/02_images.ipynb #7b42cc81
+# %% ../nbs/02_images.ipynb #83db49f8
 @patch
 def subset(self: FileSet, index) -> FileSet:
     "The images at `index`, in that order"
     index = _positions(index, len(self))
     return self.changed(paths=[self.paths[i] for i in index.tolist()], labels=self.labels[index])
 
-# %% ../nbs/02_images.ipynb #02fb5e8c
+
 @patch
 def _content(self: FileSet) -> list:
     "What the fingerprint depends on: names, sizes and times of the files, and how they are read"
@@ -689,11 +727,11 @@ def _content(self: FileSet) -> list:
     how = [self.reading.image_size, self.reading.resize]
     return [files, self.labels.tolist(), how, self.mean, self.std]
 
-# %% ../nbs/02_images.ipynb #f3b554bd
+
 def in_memory(ds: FileSet) -> ImageSet:
     "All images of a set, decoded now"
     files = _Files(ds.paths, ds.reading, ds.size)
     with ThreadPoolExecutor(8) as pool:
         read = pool.map(files.__getitem__, range(len(files)))
-        px = list(progress(read, total=len(ds), desc="reading images", leave=False))
+        px = list(progress(read, total=len(ds), desc="reading images", unit="image", leave=False))
     return ImageSet(torch.stack(px), ds.labels, ds.classes, ds._mean, ds._std, ds.name)

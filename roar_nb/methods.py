@@ -1,4 +1,4 @@
-"""Gradients, perturbations and ensembles, in full batches whatever the number of steps.
+"""Which pixels matter, by gradients, by removing parts of the image, and by averaging over noise.
 
 Docs: https://roar-nb.github.io/roar_nb/methods.html.md"""
 
@@ -165,20 +165,23 @@ def gradient(model, images, labels):
     x = images.detach().clone().requires_grad_()
     return Saliency(model).attribute(x, target=labels, abs=False)
 
-# %% ../nbs/08_methods.ipynb #c62fa439
+# %% ../nbs/08_methods.ipynb #6205be01
 def _mean(images, mean, std):
     "0 after normalisation"
     return torch.zeros_like(images)
 
-# %% ../nbs/08_methods.ipynb #080844d5
+
 def _black(images, mean, std):
     "Black after normalisation"
     if mean is None or std is None:
         raise ConfigError("kwargs.baseline: 'black' needs the mean and std of the normalisation")
     mean, std = (torch.as_tensor(o).to(images).view(1, -1, 1, 1) for o in (mean, std))
+    for n in (mean.numel(), std.numel()):
+        if n not in (1, images.shape[1]):
+            raise ConfigError(f"mean, std: {n} numbers for images of {images.shape[1]} channels")
     return (-mean / std).expand_as(images)
 
-# %% ../nbs/08_methods.ipynb #c4c281f4
+
 def _blur(images, mean, std):
     "The images, blurred beyond recognition"
     side = min(images.shape[2:])
@@ -285,14 +288,14 @@ def integrated_gradients(model, images, labels, context, n_steps: int = 50, base
         internal_batch_size=max(context.rows, len(images)),
     )
 
-# %% ../nbs/08_methods.ipynb #d5f7f001
+# %% ../nbs/08_methods.ipynb #0ee88fe0
 def _drawn_references(images, n: int, seed: int) -> torch.Tensor:  # (n,C,H,W)
     "Draws from N(0,1)"
     index = torch.arange(n, device=images.device)
     draws = hashed_normal(derive_seed(seed, "references"), index, images[0].numel())
     return draws.view(n, *images.shape[1:]).to(images)
 
-# %% ../nbs/08_methods.ipynb #3c098bd6
+
 def references_for(images, references, n: int = 16, seed: int = 0) -> torch.Tensor:  # (K,C,H,W)
     "Images to compare with: those given, or `n` draws"
     if references is None:
@@ -305,7 +308,7 @@ def references_for(images, references, n: int = 16, seed: int = 0) -> torch.Tens
         )
     return refs
 
-# %% ../nbs/08_methods.ipynb #ea76964e
+# %% ../nbs/08_methods.ipynb #c7c9ef37
 def copies_at_a_time(
     n: int,  # copies in all
     images,
@@ -314,7 +317,7 @@ def copies_at_a_time(
     "Copies of the batch that fill the rows"
     return [part.tolist() for part in torch.arange(n).split(max(1, rows // len(images)))]
 
-# %% ../nbs/08_methods.ipynb #a4c98337
+
 def _on_the_way(model, images, labels, references, alphas):
     "(x - r) ⊙ gradient at r + α(x - r)"
     difference = images - references
@@ -449,13 +452,13 @@ def occlusion(
         perturbations_per_eval=max(1, context.rows // len(images)),
     )
 
-# %% ../nbs/08_methods.ipynb #7fce6a2f
+# %% ../nbs/08_methods.ipynb #965b9173
 def grid_cells(images, cells: int) -> torch.Tensor:  # (1,1,H,W) int64
     "Each pixel's cell in a grid of `cells`×`cells`"
     row, column = (torch.arange(n, device=images.device) * cells // n for n in images.shape[2:])
     return (row[:, None] * cells + column)[None, None]
 
-# %% ../nbs/08_methods.ipynb #42f5f054
+
 def _slic():
     "scikit-image's superpixels"
     try:

@@ -1,4 +1,4 @@
-"""The CIFAR family of residual networks, any other model by its dotted name, weights that cannot run code, and what makes two models the same.
+"""The CIFAR family of residual networks, any other model by name, weights that cannot run code, and when two models are the same.
 
 Docs: https://roar-nb.github.io/roar_nb/models.html.md"""
 
@@ -34,12 +34,12 @@ from torch import nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
-# %% ../nbs/05_models.ipynb #93ad6c67
+# %% ../nbs/05_models.ipynb #f63da8a0
 def _conv_bn(cin, cout, kernel, stride=1):
     "A convolution without bias, and its batch norm"
     return nn.Conv2d(cin, cout, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(cout)
 
-# %% ../nbs/05_models.ipynb #1caf2471
+
 def _shortcut(cin, cout, stride):
     "The identity, or a projection where the shape changes"
     if cin == cout and stride == 1:

@@ -1,4 +1,4 @@
-"""Files written for saurabheights/ROAR run as they are.
+"""Configuration files written for saurabheights/ROAR run as they are: how they are translated.
 
 Docs: https://roar-nb.github.io/roar_nb/original.html.md"""
 

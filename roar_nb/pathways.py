@@ -1,4 +1,4 @@
-"""Which neurons made the decision, and what is the gradient through them?
+"""The few neurons that made a decision, and the gradient through them alone.
 
 Docs: https://roar-nb.github.io/roar_nb/pathways.html.md"""
 

@@ -1,4 +1,4 @@
-"""Remove pixels from test images and watch the model itself: LeRF/MoRF, ROAD, region perturbation, insertion and deletion.
+"""Remove pixels from test images and watch the model itself: most or least relevant first (MoRF, LeRF), ROAD, regions, insertion and deletion.
 
 Docs: https://roar-nb.github.io/roar_nb/perturbation.html.md"""
 
@@ -7,10 +7,10 @@ Docs: https://roar-nb.github.io/roar_nb/perturbation.html.md"""
 # %% auto #0
 __all__ = ['responses', 'lerf_morf', 'Perturbation', 'perturb', 'collect_responses']
 
-# %% ../nbs/21_perturbation.ipynb #a834ffb0
+# %% ../nbs/21_perturbation.ipynb #4c0d2710
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -36,7 +36,7 @@ from roar_nb.core import (
     versions,
 )
 from .filters import copy_name, filtered
-from .images import ResidentSet
+from .images import ResidentSet, class_numbers
 from .metrics import METRICS, Curve, Metric
 from .models import device_of, in_precision, memory_format
 from roar_nb.protocols import (
@@ -214,11 +214,13 @@ def _fitting(
         )
     return maps
 
-# %% ../nbs/21_perturbation.ipynb #7b0dc1ad
+# %% ../nbs/21_perturbation.ipynb #6aef24c1
 def as_images(images) -> torch.Tensor:  # (N,C,H,W)
     "Normalised images; `DataError` if they are something else"
     if not hasattr(images, "shape"):
-        raise DataError(f"images: expected a tensor or array, not a {type(images).__name__}")
+        kind = type(images).__name__
+        hint = "; give one batch of it" if isinstance(images, Iterable) else ""
+        raise DataError(f"images: expected a tensor or array, not a {kind}{hint}")
     x = torch.as_tensor(images)
     if x.ndim != 4 or not len(x):
         raise DataError(
@@ -230,14 +232,14 @@ def as_images(images) -> torch.Tensor:  # (N,C,H,W)
         raise DataError(f"images: expected normalised floats, not {x.dtype}; see `normalise`")
     return x.float()
 
-# %% ../nbs/21_perturbation.ipynb #368cd0bd
+# %% ../nbs/21_perturbation.ipynb #ad85c08b
 def _classes(
     given,  # (N,) ints, or one for all
     n: int,
     what: str,  # for the message
 ) -> torch.Tensor:  # (N,) int64
     "Classes, one for each image"
-    found = torch.as_tensor(given)
+    found = class_numbers(given, what)
     if found.is_floating_point() or found.dtype == torch.bool:
         raise DataError(f"{what}: expected class indices, not {found.dtype}")
     found = found.expand(n) if found.ndim == 0 else found

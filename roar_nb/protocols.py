@@ -331,26 +331,41 @@ def _both(imputations) -> tuple:  # of pairs
 
 # %% ../nbs/20_protocols.ipynb #7e291a90
 @PROTOCOLS.register("lerf_morf")
-def _lerf_morf(percentiles=(1, 2, 3, 4, 5, 6, 7, 8, 9, 10), imputation="channel_mean"):
+def _lerf_morf(
+    percentiles=(1, 2, 3, 4, 5, 6, 7, 8, 9, 10),  # per cent of pixels removed, in [0, 100]
+    imputation="channel_mean",  # what removed pixels become, or a list: a curve for each
+):
     "Remove pixels in both orders (Khakzar et al. 2021); `imputation` may be a list"
     return Protocol("lerf_morf", percentiles, _both(imputation), measure_removal)
 
 # %% ../nbs/20_protocols.ipynb #8903102c
 @PROTOCOLS.register("road")
-def _road(percentiles=(10, 20, 30, 40, 50, 60, 70, 80, 90), imputation="noisy_linear"):
+def _road(
+    percentiles=(10, 20, 30, 40, 50, 60, 70, 80, 90),  # per cent of pixels removed, in [0, 100]
+    imputation="noisy_linear",  # what removed pixels become, or a list: a curve for each
+):
     "Remove pixels and impute them from their neighbours (Rong et al. 2022)"
     return Protocol("road", percentiles, _both(imputation), measure_road)
 
 # %% ../nbs/20_protocols.ipynb #d64e9921
 @PROTOCOLS.register("region_perturbation")
-def _region_perturbation(region_size=9, steps=100, imputation="uniform", repetitions=10):
+def _region_perturbation(
+    region_size=9,  # side of a region in pixels
+    steps=100,  # regions removed, one by one
+    imputation="uniform",  # what removed pixels become, or a list: a curve for each
+    repetitions=10,  # draws of an imputation with random numbers, averaged
+):
     "Remove square regions one by one (Samek et al. 2017)"
     how = dict(region_size=region_size, repetitions=repetitions, steps=steps)
     return Protocol("region_perturbation", (), _both(imputation), measure_regions, **how)
 
 # %% ../nbs/20_protocols.ipynb #73d265f0
 @PROTOCOLS.register("insertion_deletion")
-def _insertion_deletion(steps=50, deletion="channel_mean", insertion="blur"):
+def _insertion_deletion(
+    steps=50,  # equal steps from the whole image to none of it
+    deletion="channel_mean",  # what deleted pixels become
+    insertion="blur",  # what the image is before pixels are inserted
+):
     "Remove all pixels in equal steps (Petsiuk et al. 2018)"
     _check_count("insertion_deletion", "steps", steps, 1)
     at = tuple(100 * k / steps for k in range(steps + 1))

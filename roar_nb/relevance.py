@@ -1,4 +1,4 @@
-"""Relevance that adds up to the logit, handed back layer by layer.
+"""Methods that share the logit out among the pixels, handing it back layer by layer.
 
 Docs: https://roar-nb.github.io/roar_nb/relevance.html.md"""
 
@@ -52,7 +52,7 @@ def chord(func, x, y, x0, y0, args, kwargs) -> torch.Tensor:
     far = d.abs() > _tiny(x)
     return torch.where(far, (y - y0) / torch.where(far, d, 1), tangent)
 
-# %% ../nbs/11_relevance.ipynb #1be2331a
+# %% ../nbs/11_relevance.ipynb #a522a02d
 PRODUCTS = functions("mul mul_ multiply __mul__ __rmul__ __imul__ matmul __matmul__ mm bmm")
 QUOTIENTS = functions("div div_ divide true_divide __truediv__ __itruediv__")
 NEVER = functions("softmax layer_norm group_norm instance_norm scaled_dot_product_attention prelu")
@@ -72,7 +72,7 @@ def _name_of_caller(
             return f"{names[module]} ({type(module).__name__})"
     return type(model).__name__
 
-# %% ../nbs/11_relevance.ipynb #0692b1ba
+
 def _refuse(func, name, model, within=None):
     raise AttributionError(
         f"{name}: {_name_of_caller(model, within)} calls {func.__name__}, which has no rule; "
@@ -146,12 +146,12 @@ def scale(self: _Chords, func, x, *args, **kwargs):
         return y
     return with_slope(y, (chord(func, x, y.detach(), *before, args, kwargs), x))
 
-# %% ../nbs/11_relevance.ipynb #9155f6b0
+# %% ../nbs/11_relevance.ipynb #4b6552a8
 def _picked(x, at):
     "The values of (B,C,H,W) at places (B,C,h,w), numbered within each channel"
     return x.flatten(2).gather(2, at.flatten(2)).view(at.shape)
 
-# %% ../nbs/11_relevance.ipynb #a87756f1
+
 def _pool_slopes(x, y, at, x0, y0, at0):
     "Differences of the maxima, given to the places where they stand, in both images"
     top, d, least = torch.maximum(y, y0), (x - x0).detach(), _tiny(x)
@@ -336,13 +336,13 @@ def gamma_rule(gamma: float):
 
     return modified
 
-# %% ../nbs/11_relevance.ipynb #b29b36dd
+# %% ../nbs/11_relevance.ipynb #c9a93d78
 def _stable(z, eps):
     "Away from 0 by `eps` times the root mean square of the image's values"
     least = (eps * rms(z)).clamp_min(1e-30)  # a dead layer is 0 everywhere
     return z + torch.copysign(least, z.detach())
 
-# %% ../nbs/11_relevance.ipynb #bb709948
+
 def linear_rule(
     modify,  # (z, sum of positive contributions) -> modified outputs; None: as they are
     eps: float,  # see `lrp`

@@ -7,7 +7,7 @@ Docs: https://roar-nb.github.io/roar_nb/retraining.html.md"""
 # %% auto #0
 __all__ = ['Cell', 'grid', 'Retraining', 'Grid', 'collect_cells']
 
-# %% ../nbs/19_retraining.ipynb #71926606
+# %% ../nbs/19_retraining.ipynb #5400a31d
 import time
 import traceback
 from collections.abc import Callable
@@ -20,6 +20,8 @@ from fastcore.basics import patch
 
 from roar_nb.core import (
     PRECISIONS,
+    QUIET,
+    VERBOSE,
     ConfigError,
     DataError,
     ModelError,
@@ -27,7 +29,6 @@ from roar_nb.core import (
     as_json,
     device_name,
     differences,
-    duration,
     fingerprint,
     progress,
     read_json,
@@ -264,7 +265,7 @@ def unpack_correct(
     packed = np.frombuffer(bytes.fromhex(result["correct"]), np.uint8)
     return np.unpackbits(packed)[: result["n"]].astype(bool)
 
-# %% ../nbs/19_retraining.ipynb #6ecd3c29
+# %% ../nbs/19_retraining.ipynb #611dfcbf
 @dataclass(eq=False)
 class Retraining:
     """What all cells of an experiment share.
@@ -315,7 +316,8 @@ class Retraining:
         if len(self.imputations) < len(found):
             names = ", ".join(i.name for i in found)
             raise ConfigError(
-                f"imputations: two have the same name ({names}); give them other names"
+                f"imputations: two have the same name ({names}); "
+                "name them by IMPUTATIONS.register(name)(function)"
             )
         self.precision = resolve_precision(self.precision, self.device)
         self.spec = _shared_spec(self)
@@ -334,12 +336,12 @@ def _shared_spec(setup: Retraining) -> dict:
         pretrained=setup.pretrained,
     )
 
-# %% ../nbs/19_retraining.ipynb #d26c465b
-def _network(identity: dict) -> str:
+# %% ../nbs/19_retraining.ipynb #96726dc1
+def network_of(identity: dict) -> str:
     "Which network maps explain; its answers may differ in the last digits between machines"
     return fingerprint({k: v for k, v in identity.items() if k != "logits"})
 
-# %% ../nbs/19_retraining.ipynb #719cf0e3
+# %% ../nbs/19_retraining.ipynb #5e85a3dc
 @patch
 def maps_spec(
     self: Retraining,
@@ -352,7 +354,7 @@ def maps_spec(
     for k, spec in facts.items():
         if spec["dataset"] != self.spec["data"][k]:
             raise StoreError(f"{self.stores[method][k]}: maps of other images than the {k} split")
-    explained = {_network(spec["model"]) for spec in facts.values()}
+    explained = {network_of(spec["model"]) for spec in facts.values()}
     if len(explained) > 1:
         raise StoreError(f"the maps of {method} explain different models in different splits")
     maps = {k: fingerprint(spec) for k, spec in facts.items()}
@@ -423,7 +425,7 @@ def check_from_scratch(self: Retraining):
             "pretrained='...'"
         )
 
-# %% ../nbs/19_retraining.ipynb #c2547e0a
+# %% ../nbs/19_retraining.ipynb #6775bda9
 @dataclass(frozen=True)
 class CellJob:
     """One cell, what its result depends on, and where it is kept.
@@ -458,8 +460,10 @@ class CellJob:
         facts = dict(id=self.cell.id, **self.cell.facts, **setup.train(self.cell))
         about = dict(spec=self.spec, versions=versions(), device=device_name(setup.device))
         write_json(self.path, {**facts, **about})
+        value = f"test accuracy {facts['value']:.3f} after {facts['seconds']:.1f} s"
+        say(f"cell {self.cell.id}: {value}, {self.path}", level=VERBOSE)
 
-# %% ../nbs/19_retraining.ipynb #ef48eb55
+# %% ../nbs/19_retraining.ipynb #6dbced55
 def _try(job: CellJob, setup: Retraining) -> Exception | None:
     "Run a job; what stops this cell alone is written down and returned"
     log = job.path.with_suffix(".failed.txt")
@@ -469,7 +473,8 @@ def _try(job: CellJob, setup: Retraining) -> Exception | None:
         raise
     except Exception as e:
         write_text(log, traceback.format_exc())
-        say(f"cell {job.cell.id} failed: {type(e).__name__}: {e} (details in {log})")
+        words = f"{type(e).__name__}: {e} (details in {log})"
+        say(f"cell {job.cell.id} failed: {words}", level=QUIET)
         return e
     log.unlink(missing_ok=True)
 
@@ -483,17 +488,12 @@ def run_jobs(
     missing, failed = [j for j in jobs if not j.done], {}
     if missing and len(missing) < len(jobs):
         say(f"{len(jobs) - len(missing)} of {len(jobs)} cells are there already")
-    for i, job in enumerate(progress(missing, desc="cells", unit="cell")):
-        start = time.perf_counter()
+    for job in progress(missing, desc="cells", unit="cell"):
         error = _try(job, setup)
         if error:
             failed[job.cell] = error
-            continue
-        note()
-        each, left = time.perf_counter() - start, len(missing) - 1
-        if i == 0 and left * each > 60:
-            forecast = f"forecast for the other {left}: {duration(left * each)}"
-            say(f"first cell: {duration(each)}; {forecast}")
+        else:
+            note()
     return failed
 
 # %% ../nbs/19_retraining.ipynb #df06d067
@@ -511,7 +511,16 @@ def update_index(
     if new != old:
         write_json(path, new)
 
-# %% ../nbs/19_retraining.ipynb #dd96e29d
+# %% ../nbs/19_retraining.ipynb #78b66cbb
+def _others(table: str, there, now) -> str:
+    "How an entry of the index differs from what a result depends on"
+    if table == "imputation":
+        return "its function was edited"
+    if table == "protocol" and isinstance(there, dict):
+        return f"others now ({'; '.join(differences(there, now))})"
+    return "others now"
+
+
 def misfits(
     index: dict,  # from `update_index`
     spec: dict,  # of a result
@@ -525,7 +534,7 @@ def misfits(
         if name not in known:
             lines.append(f"{table} of {name}: not in the index")
         elif known[name] != spec.get(table):
-            lines.append(f"{table} of {name}: others now")
+            lines.append(f"{table} of {name}: {_others(table, spec.get(table), known[name])}")
     return lines
 
 # %% ../nbs/19_retraining.ipynb #ad5f20c3

@@ -1,4 +1,4 @@
-"""Backward passes with rules of their own: guided backprop and deconvolution.
+"""Guided backprop, deconvolution, and what they need: a backward pass in which ReLUs follow other rules.
 
 Docs: https://roar-nb.github.io/roar_nb/rules.html.md"""
 

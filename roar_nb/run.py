@@ -7,7 +7,7 @@ Docs: https://roar-nb.github.io/roar_nb/run.html.md"""
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/36_run.ipynb #4bdd87ee
+# %% ../nbs/36_run.ipynb #8e6e4783
 import contextlib
 import json
 import time
@@ -25,6 +25,7 @@ from .attribution import Attribution, make_attribution, predicted_labels
 from .config import config_to_yaml, load_config
 from .schema import TRAINED, Config, methods_of
 from roar_nb.core import (
+    QUIET,
     ConfigError,
     RoarError,
     StoreError,
@@ -102,11 +103,11 @@ def open_run(
     **forced,  # outdir, device, seed; None = not given
 ) -> Run:
     "Open the run of a folder, or begin one; `StoreError` if the folder holds another run"
-    folder = forced.get("outdir")
+    if forced.get("outdir"):
+        forced["outdir"] = str(forced["outdir"])
     if config is None:
-        folder = folder or load_config(None).outdir
-        config = _config_of(folder)
-        forced["outdir"] = str(folder)
+        folder = forced.get("outdir") or load_config(None).outdir
+        config, forced["outdir"] = _config_of(folder), folder
     cfg = load_config(config, overrides, **forced)
     held = _config_of(cfg.outdir)
     if held:
@@ -392,7 +393,7 @@ def labels(self: Explained, split: str) -> torch.Tensor:  # (N,) int64
         return self.run.split(split).labels
     return self.predicted(split)
 
-# %% ../nbs/36_run.ipynb #caf4b6b0
+# %% ../nbs/36_run.ipynb #d8b61488
 @patch
 def say_accuracy(self: Explained) -> float:
     "Measure the accuracy of the explained network, and warn near chance"
@@ -404,7 +405,8 @@ def say_accuracy(self: Explained) -> float:
         origin = self.run.starts_from(f"{self.step}.model") or "none were given"
         say(
             f"warning: that is what guessing gives ({chance:.3f}); "
-            f"are its weights trained? {self.step}.model.pretrained_weights: {origin}"
+            f"are its weights trained? {self.step}.model.pretrained_weights: {origin}",
+            level=QUIET,
         )
     return right / n
 

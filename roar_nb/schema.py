@@ -7,7 +7,7 @@ Docs: https://roar-nb.github.io/roar_nb/schema.html.md"""
 # %% auto #0
 __all__ = ['Config', 'config_reference']
 
-# %% ../nbs/34_schema.ipynb #83d24c29
+# %% ../nbs/34_schema.ipynb #ce8613ff
 import dataclasses
 import inspect
 from functools import partial
@@ -31,6 +31,7 @@ from .core import PRECISIONS, nearest
 from .datasets import DATASETS, dataset_keys, load_data
 from .gallery import CHOICES
 from .images import RESIZES, augment
+from .imputation import IMPUTATIONS
 from .protocols import PROTOCOLS
 from .retraining import METRIC_ORDER
 from .training import Recipe
@@ -116,7 +117,7 @@ _Three = Field(min_length=3, max_length=3)
 _Mean = Annotated[list[float], _Three] | None
 _Std = Annotated[list[Annotated[float, Field(gt=0)]], _Three] | None
 
-# %% ../nbs/34_schema.ipynb #933b38ff
+# %% ../nbs/34_schema.ipynb #944d8647
 class DataConfig(Section):
     "The images, and how they are split; further keys are arguments of the dataset"
 
@@ -297,7 +298,7 @@ _Percentiles = Annotated[list[_Percent], AfterValidator(_ascending)]
 _Seed = Annotated[int, Field(ge=0, lt=2**32)]
 _Metrics = Annotated[list[Literal[tuple(METRIC_ORDER)]], _OneOrMore, _Unique]
 
-# %% ../nbs/34_schema.ipynb #114375b3
+# %% ../nbs/34_schema.ipynb #f97bb59f
 class RetrainConfig(TrainConfig):
     "Retraining from scratch on images with pixels removed"
 
@@ -336,7 +337,7 @@ class ProtocolConfig(Section):
     protocol: str = _key(..., "a registered protocol, or a dotted name of a function")
     kwargs: dict[str, Any] = _key({}, "its arguments")
 
-# %% ../nbs/34_schema.ipynb #348e02fd
+# %% ../nbs/34_schema.ipynb #1886b2bd
 class PerturbConfig(Section):
     "Removing pixels of test images and watching the same model"
 
@@ -364,8 +365,9 @@ class GalleryConfig(Section):
 
     images: int = _key(6, "how many, >= 0; 0 = none", ge=0)
     choose: Literal[CHOICES] = _key(
-        "first",
-        "the first test images, or, by disagreement, those on which the methods disagree most",
+        "spread",
+        "evenly spread over the test images, the first of them, or, by disagreement, those on "
+        "which the methods disagree most",
     )
 
 # %% ../nbs/34_schema.ipynb #3ebff4e8
@@ -471,55 +473,96 @@ def _type_name(annotation) -> str:
     return "section" if _section_in(annotation) else _TYPES.get(annotation, "mapping")
 
 # %% ../nbs/34_schema.ipynb #4d291903
+def _as_code(value) -> str:
+    "A value as YAML"
+    one_line = to_yaml(value if isinstance(value, dict) else [value], one_line=True).strip()
+    return f"`{one_line if isinstance(value, dict) else one_line[1:-1]}`"
+
+
 def _default_text(field) -> str:
     "A default as YAML; nothing where the description, or a row below, says it"
     if "default: " in field.description or isinstance(field.default, Section):
         return ""
-    if field.is_required():
-        return "required"
-    return f"`{to_yaml([field.default], one_line=True).strip()[1:-1]}`"
+    return "required" if field.is_required() else _as_code(field.default)
 
-# %% ../nbs/34_schema.ipynb #8cac54b3
-def _row(key: str, kind: str, default: str, about: str) -> str:
-    "A row of the table"
-    return f"| `{key}` | {kind} | {default} | {about} |"
+# %% ../nbs/34_schema.ipynb #c6d8b0e9
+def _table(rows) -> str:
+    "Keys, types, defaults and meanings as a table in Markdown"
+    lines = ["| Key | Type | Default | Meaning |", "|---|---|---|---|"]
+    # a key is no link to a function of its name, as text in backticks would become
+    texts = (f"| <code>{row[0]}</code> | {' | '.join(row[1:])} |" for row in rows)
+    return "\n".join([*lines, *texts])
 
-# %% ../nbs/34_schema.ipynb #8f0c1bf5
-def _value_row(key: str, default, about: str) -> str:
-    "A row for an argument of a function, whose default tells its type"
-    kind = "" if default is ... or default is None else _type_name(type(default))
-    shown = "required" if default is ... else f"`{to_yaml([default], one_line=True).strip()[1:-1]}`"
-    return _row(key, kind, shown, about)
+# %% ../nbs/34_schema.ipynb #0c66e7ad
+_NAMES = dict(dataset=DATASETS, imputation=IMPUTATIONS, protocols=PROTOCOLS)
 
-# %% ../nbs/34_schema.ipynb #c4bdc93b
-def _own_keys() -> list:  # rows
+
+def _meaning(key: str, field) -> str:
+    "What a key means, with the names it may have"
+    names = f". Names: {', '.join(_NAMES[key])}" if key in _NAMES else ""
+    return field.description + names
+
+
+def _field_rows(section, leave_out=()):
+    "A row for each key of a section"
+    for key, field in section.model_fields.items():
+        if key not in leave_out:
+            yield key, _type_name(field.annotation), _default_text(field), _meaning(key, field)
+
+# %% ../nbs/34_schema.ipynb #f2ba9a81
+def _argument_rows(settings: dict, told: dict):
+    "A row for each argument of a function, whose default tells its type"
+    for key, default in settings.items():
+        kind = "" if default is ... or default is None else _type_name(type(default))
+        kind = "list" if isinstance(default, list) else kind
+        value = "required" if default is ... else _as_code(default)
+        yield key, kind, value, told.get(key) or ""
+
+# %% ../nbs/34_schema.ipynb #b38be5ae
+def _places() -> dict:  # section -> the paths at which it stands
+    "Where each kind of section stands in the file"
+    found = {Config: []}
+    for path, field in FIELDS.items():
+        key = ".".join(path).replace("methods", "methods[]").replace("protocols", "protocols[]")
+        if section := _section_in(field.annotation):
+            found.setdefault(section, []).append(key)
+    return found
+
+# %% ../nbs/34_schema.ipynb #3d662d2a
+def _section_text(section, places: list) -> str:
+    "One kind of section: where it stands, what it is, its keys"
+    own = [o for o in places if not o.startswith("retrain_cls.")] or places
+    title = " · ".join(own) if own else "The top level"
+    text, leave_out = section.__doc__.partition("\n")[0].rstrip(".") + ".", ()
+    if section is RetrainConfig:
+        leave_out = TrainConfig.model_fields
+        text += " The keys of `train_cls` stand here too; what is left out is as it is there."
+    return f"## {title}\n\n{text}\n\n{_table(_field_rows(section, leave_out))}"
+
+# %% ../nbs/34_schema.ipynb #21c367aa
+def _function_texts():
     "What single datasets and protocols can be told"
-    rows = []
     for name in DATASETS:
-        told = docments(DATASETS[name].fn)
-        for key, default in dataset_keys(name).items():
-            if key not in DataConfig.model_fields:
-                rows.append(_value_row(f"data.{key}", default, f"{name}: {told.get(key) or ''}"))
+        keys = dataset_keys(name)
+        own = {key: v for key, v in keys.items() if key not in DataConfig.model_fields}
+        if own:
+            table = _table(_argument_rows(own, docments(DATASETS[name].fn)))
+            yield f"## data, for {name}\n\n{table}"
     for name in PROTOCOLS:
-        for key, default in protocol_settings(name).items():
-            rows.append(_value_row(f"{PERTURB}.{name}.{key}", default, f"{name}'s {key}"))
-    return rows
+        table = _table(_argument_rows(protocol_settings(name), docments(PROTOCOLS[name].fn)))
+        yield f"## {PERTURB}.{name}\n\n{table}"
 
-# %% ../nbs/34_schema.ipynb #1e45e529
+# %% ../nbs/34_schema.ipynb #4ecd879d
 def config_reference() -> str:
-    """A table of all keys with their types, defaults and meanings, as Markdown.
+    """Every key of a configuration with its type, default and meaning, as Markdown.
+
+    One heading and table for each kind of section, and for what single datasets and protocols
+    can be told.
 
     Examples
     --------
     >>> from IPython.display import Markdown
     >>> Markdown(config_reference())
     """
-    rows = ["| Key | Type | Default | Meaning |", "| --- | --- | --- | --- |"]
-    for path, field in FIELDS.items():
-        again = path[0] == "retrain_cls" and path[1:2] and path[1] in TrainConfig.model_fields
-        if again and len(path) > 2:
-            continue
-        key = ".".join(path).replace("methods.", "methods.N.").replace("protocols.", "protocols.N.")
-        default = "as in train_cls" if again else _default_text(field)
-        rows.append(_row(key, _type_name(field.annotation), default, field.description))
-    return "\n".join(rows + _own_keys())
+    sections = [_section_text(section, places) for section, places in _places().items()]
+    return "\n\n".join([*sections, *_function_texts()])

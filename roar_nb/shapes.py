@@ -1,4 +1,4 @@
-"""A synthetic dataset whose relevant pixels are known.
+"""A synthetic dataset whose relevant pixels are known, to try attribution methods and protocols on.
 
 Docs: https://roar-nb.github.io/roar_nb/shapes.html.md"""
 

@@ -261,28 +261,46 @@ def holm(p) -> np.ndarray:
     adjusted[order[:m]] = np.minimum(np.maximum.accumulate(steps), 1)
     return adjusted
 
-# %% ../nbs/22_statistics.ipynb #f89ac0f9
+# %% ../nbs/22_statistics.ipynb #bf43d8ea
+_COUNTS = np.unique(np.geomspace(2, 1e6, 500).round())[:, None]
+
+
 def needed(
     differences,  # (R,N,P)
+    comparisons: int = 1,  # m, of the family
 ) -> tuple:  # (seeds, images), each (P,) float; NaN where it cannot be known
-    "Seeds, or images, to tell a difference of this size apart, by a normal approximation"
-    c = crossed(differences)
-    reach = stats.norm.ppf(0.975) + stats.norm.ppf(0.8)
-    target = (c.mean / reach) ** 2
-    of_seeds = np.maximum(c.of_seeds - c.residual, 0) / c.images
-    of_images = np.maximum(c.of_images - c.residual, 0) / c.seeds
-    if c.seeds == 1:
-        return np.full_like(target, math.nan), _at_least(of_images, target)
+    "About how many seeds, or images, tell a difference of this size apart"
+    c, tail = crossed(differences), 0.025 / comparisons
     rest = c.residual
-    seeds = _at_least(of_seeds + rest / c.images, target - of_images / c.images)
-    return seeds, _at_least(of_images + rest / c.seeds, target - of_seeds / c.seeds)
+    of_seed = np.maximum(c.of_seeds - rest, 0) / c.images
+    of_image = np.maximum(c.of_images - rest, 0) / c.seeds
+    more_seeds = _reach(
+        (_COUNTS, (of_seed + rest / c.images) / _COUNTS), (c.images, of_image / c.images), tail
+    )
+    more_images = _reach(
+        (c.seeds, (of_seed + rest / _COUNTS) / c.seeds), (_COUNTS, of_image / _COUNTS), tail
+    )
+    seeds, images = _fewest(more_seeds, c.mean), _fewest(more_images, c.mean)
+    return (seeds if c.seeds > 1 else np.full_like(seeds, math.nan)), images
 
-# %% ../nbs/22_statistics.ipynb #deef0eb7
-def _at_least(
-    variance,  # (P,) of one of them
-    target,  # (P,) of the mean
+# %% ../nbs/22_statistics.ipynb #5f5f5330
+def _reach(
+    seeds: tuple,  # (how many, their part of the variance)
+    images: tuple,  # likewise
+    tail: float,
 ) -> np.ndarray:
-    "How many are needed; infinite where no number is enough"
-    found = np.full_like(variance, np.inf)
-    np.divide(variance, target, out=found, where=target > 0)
-    return np.ceil(found)
+    "The least difference that is likely to be told apart"
+    # the part of a single seed or image is not known, and not counted
+    parts = [np.where(n > 1, part, 0) for n, part in (seeds, images)]
+    quantiles = [stats.t.isf(tail, np.maximum(n - 1, 1)) for n, _ in (seeds, images)]
+    half = np.sqrt(sum(q**2 * part for q, part in zip(quantiles, parts)))
+    return half + stats.norm.ppf(0.8) * np.sqrt(sum(parts))
+
+
+def _fewest(
+    reach,  # (K,P), for each of `_COUNTS`
+    mean,  # (P,)
+) -> np.ndarray:  # (P,)
+    "The first count that is enough; infinite where none is"
+    enough = (reach <= np.abs(mean)) & (mean != 0)
+    return np.where(enough.any(0), _COUNTS[enough.argmax(0), 0], np.inf)

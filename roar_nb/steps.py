@@ -7,7 +7,7 @@ Docs: https://roar-nb.github.io/roar_nb/steps.html.md"""
 # %% auto #0
 __all__ = ['load']
 
-# %% ../nbs/38_steps.ipynb #62d3e1c1
+# %% ../nbs/38_steps.ipynb #037a5fdf
 import contextlib
 import json
 import time
@@ -23,21 +23,24 @@ from .attribution import Attribution
 from .config import load_config
 from .schema import TRAINED, methods_of, recipe_of
 from roar_nb.core import (
+    QUIET,
+    VERBOSE,
     ConfigError,
     ModelError,
     RoarError,
     StoreError,
     as_json,
     differences,
+    file_of,
     read_json,
     say,
     write_json,
 )
-from .filters import FILTERS, LOOKED_AT, read_facts
+from .filters import FILTERS, LOOKED_AT, copy_name, read_facts
 from .gallery import Gallery
 from .imputation import get_imputation
 from .keep import keep_gallery, look_at, look_at_store, say_audit, stored_maps
-from .models import build_model, save_weights
+from .models import build_model, model_checksum, save_weights
 from .perturbation import Perturbation, ResponseFile, choose, collect_responses
 from .perturbation import perturb as perturb_images
 from .protocols import find_protocol
@@ -85,8 +88,8 @@ def check(run: Run):
     if run.cfg.pixel_perturbation_analysis:
         protocols_of(run)
 
-# %% ../nbs/38_steps.ipynb #1561cf8f
-def _need(run: Run, section: str, verb: str):
+# %% ../nbs/38_steps.ipynb #6ab9dd25
+def need(run: Run, section: str, verb: str):
     "A section of the configuration, which must be there"
     found = getattr(run.cfg, section)
     if not found:
@@ -95,21 +98,30 @@ def _need(run: Run, section: str, verb: str):
         )
     return found
 
-# %% ../nbs/38_steps.ipynb #02697ab6
-def _trained(folder: Path, spec: dict, overwrite: bool) -> dict | None:
+# %% ../nbs/38_steps.ipynb #b77c623b
+def _trained(run: Run, spec: dict) -> dict | None:
     "The result of an earlier training like this one; `StoreError` if it was another"
+    folder = run.folder / "train"
     old = read_json(folder / "result.json")
     if old is None:
         return None
     if old.get("spec") == spec:
         return old if (folder / "model.safetensors").exists() else None
-    if not overwrite:
-        lines = "\n  ".join(differences(old.get("spec", old), spec))
+    if not run.overwrite:
+        lines = "\n  ".join(_what_differs(run, old.get("spec", old), spec))
         raise StoreError(
             f"{folder} holds another model; what differs (there → now):\n  {lines}"
             "\nUse --overwrite to replace it, or another output folder"
         )
     return None
+
+# %% ../nbs/38_steps.ipynb #76fc58c5
+def _what_differs(run: Run, old: dict, new: dict) -> list:
+    "Lines, with the name of a function of the user's that makes the images, if they are others"
+    lines, dataset = differences(old, new), run.cfg.data.dataset
+    if "." in dataset and any(line.startswith("data.") for line in lines):
+        lines.append(f"data.dataset: {file_of(dataset)} made them")
+    return lines
 
 # %% ../nbs/38_steps.ipynb #b69593a3
 def _train_spec(run: Run) -> dict:
@@ -124,37 +136,40 @@ def _train_spec(run: Run) -> dict:
         )
     )
 
-# %% ../nbs/38_steps.ipynb #c674f2ff
+# %% ../nbs/38_steps.ipynb #fe64829d
 def train(run: Run) -> dict:  # what result.json holds
     "Train the model that will be explained; test it once"
-    section, start = _need(run, "train_cls", "train"), time.perf_counter()
+    section, start = need(run, "train_cls", "train"), time.perf_counter()
     folder, spec = run.folder / "train", _train_spec(run)
-    old = _trained(folder, spec, run.overwrite)
+    old = _trained(run, spec)
     if old:
-        say(f"train: a model is there already, test accuracy {old['accuracy']:.3f}")
+        there = f"a model is there already, test accuracy {old['accuracy']:.3f}"
+        say(f"train: {there}", level=QUIET)
         run.record("train", start, worked=False, accuracy=old["accuracy"])
         return old
     train_set, test_set = run.split("train"), run.split("test")
     run.begin()
     (folder / "result.json").unlink(missing_ok=True)  # it would not tell of these weights
     model = run.model("train_cls.model", run.cfg.seed)
+    name, n = model_name(section.model.arch), section.nb_epochs
+    say(f"train: {name}, {n} epoch{'s'[: n != 1]} of {len(train_set):,} images")
     how = dict(seed=run.cfg.seed, device=run.device, precision=run.cfg.precision, desc="train")
     recipe = recipe_of(section)
     fitted = fit(model, train_set, run.splits.validation, recipe, on_epoch=log_to(folder), **how)
     resident = test_set.resident(run.device)
     test = evaluate_classifier(model, resident, device=run.device, dtype=run.dtype)
     save_weights(folder / "model.safetensors", fitted.state, spec)
-    return _record_training(run, start, test, fitted.best_epoch, spec)
+    found = dict(best_epoch=fitted.best_epoch, weights=model_checksum(model), spec=spec)
+    return _record_training(run, start, test, found)
 
-# %% ../nbs/38_steps.ipynb #68872ff4
-def _record_training(run: Run, start: float, test, best_epoch: int, spec: dict) -> dict:
+# %% ../nbs/38_steps.ipynb #99df7168
+def _record_training(run: Run, start: float, test, found: dict) -> dict:
     "Write down what training gave"
-    facts = dict(accuracy=test.accuracy, loss=test.loss, n=len(test.correct))
-    result = dict(**facts, best_epoch=best_epoch, spec=spec)
+    result = dict(accuracy=test.accuracy, loss=test.loss, n=len(test.correct), **found)
     write_json(run.folder / "train" / "result.json", result)
     run.record("train", start, worked=True, accuracy=test.accuracy)
-    epochs = run.cfg.train_cls.nb_epochs
-    say(f"train: test accuracy {test.accuracy:.3f} (best of {epochs} epochs: {best_epoch})")
+    best = f"best of {run.cfg.train_cls.nb_epochs} epochs: {found['best_epoch']}"
+    say(f"train: test accuracy {test.accuracy:.3f} ({best})", level=QUIET)
     return result
 
 # %% ../nbs/38_steps.ipynb #6d29ffe3
@@ -178,7 +193,7 @@ class Dump:
         ds = self.explained.run.split(self.split)
         return store_spec(self.attribution, self.explained.identity, ds)
 
-# %% ../nbs/38_steps.ipynb #6190d3fe
+# %% ../nbs/38_steps.ipynb #fded4d64
 @patch
 def run(self: Dump) -> bool:  # was anything computed?
     "Compute what is missing"
@@ -195,12 +210,15 @@ def run(self: Dump) -> bool:  # was anything computed?
         desc=f"{self.name}, {self.split}",
         identity=e.identity,
     )
-    return before != read_json(self.path / "progress.json")
+    worked = before != read_json(self.path / "progress.json")
+    done = "written to" if worked else "there already:"
+    say(f"{self.name}, {self.split}: maps {done} {self.path}", level=VERBOSE)
+    return worked
 
-# %% ../nbs/38_steps.ipynb #b61079de
+# %% ../nbs/38_steps.ipynb #83bd8132
 def attribute(run: Run):
     "Dump the maps of every method and split"
-    section, start = _need(run, "extract_cams", "attribute"), time.perf_counter()
+    section, start = need(run, "extract_cams", "attribute"), time.perf_counter()
     explained, failed, worked = Explained(run, "extract_cams"), {}, False
     run.begin()
     explained.say_accuracy()
@@ -212,13 +230,15 @@ def attribute(run: Run):
             look_at_store(run, entry.name)
         except Exception as e:
             failed[entry.name] = e
-            say(f"attribute: {entry.name} failed: {e}")
+            say(f"attribute: {entry.name} failed: {str(e).partition(chr(10))[0]}")
     keep_gallery(explained, lambda entry: stored_maps(run, entry))
     names = [m.name for m in section.attribution_methods]
     if failed:
         raise failure("attribute", failed, len(names), "methods")
     run.record("attribute", start, worked, methods=names)
-    say(f"attribute: maps of {len(names)} methods are in {run.folder / 'attributions'}")
+    place = run.folder / "attributions"
+    methods = f"{len(names)} method{'s' * (len(names) != 1)}"
+    say(f"attribute: maps of {methods} are in {place}", level=QUIET)
 
 # %% ../nbs/38_steps.ipynb #8bc67788
 def _check_masks(run: Run):
@@ -234,10 +254,10 @@ def _check_masks(run: Run):
                 "extract_cams.attribution_methods.N.reduction: none"
             )
 
-# %% ../nbs/38_steps.ipynb #1dcb9d8b
+# %% ../nbs/38_steps.ipynb #67a7e85e
 def grid_of(run: Run) -> Grid:
     "The cells of a run; its maps must be there"
-    section = _need(run, "retrain_cls", "retrain")
+    section = need(run, "retrain_cls", "retrain")
     _check_masks(run)
     names = [m.name for m in methods_of(run.cfg, "retrain_cls")]
     stores = {m: {k: run.store_path(m, k) for k, _ in run.splits.items()} for m in names}
@@ -255,17 +275,17 @@ def grid_of(run: Run) -> Grid:
     )
     for name in [i.name for i in setup.imputations.values() if i.keeps]:
         say(f"retrain: {name} leaves traces of removed pixels: at 100 % accuracy is not chance")
-    return Grid(_cells(section, names, setup), setup, run.folder / "retrain")
+    cells = cells_of(section, names, list(setup.imputations))
+    return Grid(cells, setup, run.folder / "retrain")
 
-# %% ../nbs/38_steps.ipynb #7c64a0e4
-def _cells(section, names: list, setup: Retraining) -> list:  # of `Cell`
-    "The cells that a section asks for"
+# %% ../nbs/38_steps.ipynb #44ed3b4a
+def cells_of(section, names: list, imputations: list) -> list:  # of `Cell`
+    "The cells that a section asks for, of these methods and imputations"
     metrics = [*section.metrics, *(["mask_only"] if section.mask_only else [])]
     filters = FILTERS if section.audit else ()
-    imputations = list(setup.imputations)
     return grid(names, metrics, imputations, section.percentiles, section.seeds, filters)
 
-# %% ../nbs/38_steps.ipynb #98929d7b
+# %% ../nbs/38_steps.ipynb #3f5aa299
 def retrain(run: Run) -> Grid:
     "ROAR and KAR: train every cell that is missing"
     start = time.perf_counter()
@@ -283,7 +303,7 @@ def retrain(run: Run) -> Grid:
         by_name = {cell.id: e for cell, e in failed.items()}
         raise failure("retrain", by_name, len(cells.jobs), "cells")
     run.record("retrain", start, worked, cells=len(cells.jobs))
-    say(f"retrain: {len(cells.jobs)} cells are in {run.folder / 'retrain'}")
+    say(f"retrain: {len(cells.jobs)} cells are in {run.folder / 'retrain'}", level=QUIET)
     return cells
 
 # %% ../nbs/38_steps.ipynb #8b395368
@@ -311,10 +331,10 @@ def _maps(explained: Explained, entry, setup: Perturbation) -> tuple:  # (maps, 
     labels = setup.target.clamp(min=0)  # images that are not shown have no class
     return MapsOf(attribution, explained.model, setup.ds, labels, batch_size), spec
 
-# %% ../nbs/38_steps.ipynb #056b09a9
+# %% ../nbs/38_steps.ipynb #4613f5d1
 def perturbation_of(run: Run) -> tuple:  # (`Explained`, `Perturbation`)
     "The model, the test images and the protocols of a run"
-    section = _need(run, "pixel_perturbation_analysis", "perturb")
+    section = need(run, "pixel_perturbation_analysis", "perturb")
     ds = run.split("test")
     index = choose(len(ds), section.test_samples, run.cfg.seed)
     explained = Explained(run, "pixel_perturbation_analysis", index)
@@ -365,11 +385,19 @@ class _Watched:
         "Those that were kept"
         return torch.cat(self.maps), torch.cat(self.index)
 
-# %% ../nbs/38_steps.ipynb #2bb229fe
+# %% ../nbs/38_steps.ipynb #01603fc3
+def _say_files(jobs: list):
+    "Where the answers for one method are, or will be"
+    for j in jobs:
+        say(f"{copy_name(j.method, j.filter)}, {j.protocol.name}: {j.path}", level=VERBOSE)
+
+# %% ../nbs/38_steps.ipynb #ed2fbab2
 def _perturb_one(explained: Explained, entry, setup: Perturbation) -> bool:  # anything computed?
     "All protocols on the maps of one method"
     maps, spec = _maps(explained, entry, setup)
-    worked = not all(ResponseFile(j).complete for j in setup.jobs(entry.name, spec))
+    jobs = setup.jobs(entry.name, spec)
+    worked = not all(ResponseFile(j).complete for j in jobs)
+    _say_files(jobs)
     if not isinstance(maps, MapsOf):
         look_at_store(explained.run, entry.name)
         perturb_images(setup, entry.name, maps, spec)
@@ -382,11 +410,11 @@ def _perturb_one(explained: Explained, entry, setup: Perturbation) -> bool:  # a
             look_at(explained.run, entry.name, spec, watched.read)
     return worked
 
-# %% ../nbs/38_steps.ipynb #66620a80
+# %% ../nbs/38_steps.ipynb #48cf9c53
 def perturb(run: Run):
     "Remove pixels of test images and watch the model"
     start, failed, worked = time.perf_counter(), {}, False
-    _need(run, "pixel_perturbation_analysis", "perturb")
+    need(run, "pixel_perturbation_analysis", "perturb")
     run.begin()
     explained, setup = perturbation_of(run)
     explained.say_accuracy()
@@ -399,13 +427,14 @@ def perturb(run: Run):
             raise
         except Exception as e:
             failed[entry.name] = e
-            say(f"perturb: {entry.name} failed: {e}")
+            say(f"perturb: {entry.name} failed: {str(e).partition(chr(10))[0]}")
     keep_gallery(explained, lambda entry: _maps(explained, entry, setup))
     if failed:
         raise failure("perturb", failed, len(entries), "methods")
     names = [m.name for m in entries]
     run.record("perturb", start, worked, images=len(setup.index), methods=names)
-    say(f"perturb: answers for {len(names)} methods are in {run.folder / 'perturb'}")
+    place = run.folder / "perturb"
+    say(f"perturb: answers for {len(names)} methods are in {place}", level=QUIET)
 
 # %% ../nbs/38_steps.ipynb #dca8dabe
 def model_name(dotted: str) -> str:
@@ -476,7 +505,7 @@ def load(folder) -> Scores:
     scores.remarks += [str(e) for e in errors]
     return _with_origin(scores, folder)
 
-# %% ../nbs/38_steps.ipynb #61dce60e
+# %% ../nbs/38_steps.ipynb #2a175481
 def _with_origin(scores: Scores, folder: Path) -> Scores:
     "The same scores with what a report shows besides: gallery, facts about maps, origin"
     gallery, maps = folder / "gallery.npz", folder / "maps.csv"
@@ -491,7 +520,7 @@ def _with_origin(scores: Scores, folder: Path) -> Scores:
     scores.about = dict(facts, command=f"roar-nb run --config config.yaml --out {name}")
     return scores
 
-
+# %% ../nbs/38_steps.ipynb #5eb14b56
 def _networks(path: Path) -> dict:
     "The checksum of the explained network's weights, if its predictions are there"
     with contextlib.suppress(OSError, ValueError, KeyError, BadZipFile):
@@ -532,7 +561,7 @@ def _left_out(lines: list) -> list:
     "What the tables do not show, as notes"
     return [f"left out: {line}" for line in lines]
 
-# %% ../nbs/38_steps.ipynb #95f7f360
+# %% ../nbs/38_steps.ipynb #ce69b173
 def report(folder) -> Scores:
     "Tables and figures of what a run's folder holds"
     folder = Path(getattr(folder, "folder", folder))
@@ -540,7 +569,8 @@ def report(folder) -> Scores:
     written = write_report(scores, folder)
     tables = ", ".join(p.name for p in written if p.suffix == ".csv")
     places = f"tables: {folder / tables}\nfigures: {folder / 'figures'}"
-    say(f"{closing_text(scores)}\n\n{places}\nreport: {folder / 'report.html'}")
+    page = folder / "report.html"
+    say(f"{closing_text(scores)}\n\n{places}\nreport: {page}", level=QUIET)
     return scores
 
 # %% ../nbs/38_steps.ipynb #8d7b776b
@@ -549,12 +579,13 @@ def closing_text(scores: Scores) -> str:
     found = "\n".join(answer(scores))
     return f"\n{scores}\n\n{found}"
 
-# %% ../nbs/38_steps.ipynb #8b70dd21
+# %% ../nbs/38_steps.ipynb #486625dc
 def show(folder):
     "Print the tables of a finished run again, and where its report is"
     page = Path(folder) / "report.html"
     none = f"not written yet; `roar-nb report --out {folder}` does"
-    say(f"{closing_text(load(folder))}\n\nreport: {page if page.exists() else none}")
+    found = closing_text(load(folder))
+    say(f"{found}\n\nreport: {page if page.exists() else none}", level=QUIET)
 
 # %% ../nbs/38_steps.ipynb #cfc1aaea
 STEPS = dict(train=train, attribute=attribute, perturb=perturb, retrain=retrain)
@@ -565,7 +596,7 @@ SECTIONS = dict(
     retrain="retrain_cls",
 )
 
-# %% ../nbs/38_steps.ipynb #e5a4a879
+# %% ../nbs/38_steps.ipynb #84ec94a8
 def run_all(run: Run):
     "The steps that the configuration has sections for, and a report"
     steps = [name for name, section in SECTIONS.items() if getattr(run.cfg, section)]
@@ -573,20 +604,25 @@ def run_all(run: Run):
         raise ConfigError(
             f"nothing to do: the configuration has none of {', '.join(SECTIONS.values())}"
         )
-    failed = None
+    failed = []
     for name in steps:
         try:
             STEPS[name](run)
         except RoarError as e:
+            failed.append(e)
             if name in ("train", "attribute") or isinstance(e, (ConfigError, StoreError)):
-                raise
-            failed = e
+                raise _together(failed)
     if {"perturb", "retrain"} & set(steps):
         _report_after(run, failed)
     if failed:
-        raise failed
+        raise _together(failed)
 
-# %% ../nbs/38_steps.ipynb #f98c642c
+# %% ../nbs/38_steps.ipynb #69b77caa
+def _together(errors: list) -> RoarError:
+    "One error that says what all of them say, of the kind of the last"
+    return errors[0] if len(errors) == 1 else type(errors[-1])("\n".join(map(str, errors)))
+
+# %% ../nbs/38_steps.ipynb #cda79c1c
 def _report_after(run: Run, failed):
     "A report, even if parts of the run failed"
     try:
@@ -594,4 +630,4 @@ def _report_after(run: Run, failed):
     except StoreError as e:
         if not failed:
             raise
-        say(f"report: {e}")  # there is nothing because of what failed
+        say(f"report: {e}", level=QUIET)  # there is nothing because of what failed

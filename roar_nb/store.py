@@ -294,7 +294,7 @@ def _locked(path):
         f.flush()
         yield
 
-# %% ../nbs/13_store.ipynb #7cdda701
+# %% ../nbs/13_store.ipynb #15023608
 def _attributes(path: Path) -> dict:
     "The attributes of the array in a store; empty if `dump` did not make it"
     about = read_json(path / "zarr.json", {})
@@ -302,7 +302,7 @@ def _attributes(path: Path) -> dict:
     ours = isinstance(facts, dict) and {"spec", "versions"} <= facts.keys()
     return facts if ours else {}
 
-# %% ../nbs/13_store.ipynb #006ff773
+
 def _is_store(path: Path) -> bool:
     "Did `dump` make this folder?"
     return bool(_progress(path) or _attributes(path))
@@ -361,7 +361,7 @@ def _begin(path: Path, spec: dict, labels, overwrite: bool) -> dict:
         lines = "\n  ".join(changes)
         raise StoreError(
             f"{path} holds other maps; what differs (there → now):\n  {lines}\n"
-            "Use --overwrite to replace them, or another output folder"
+            "Use --overwrite, in Python overwrite=True, to replace them, or another folder"
         )
     if not at or changes or overwrite and not _is_sound(path, at["done"]):
         return _afresh(path, spec)

@@ -7,7 +7,7 @@ Docs: https://roar-nb.github.io/roar_nb/training.html.md"""
 # %% auto #0
 __all__ = ['evaluate_classifier', 'Recipe', 'fit']
 
-# %% ../nbs/06_training.ipynb #a456e660
+# %% ../nbs/06_training.ipynb #81d318a5
 import contextlib
 import csv
 import dataclasses
@@ -27,9 +27,11 @@ from roar_nb.core import (
     DataError,
     RoarError,
     autocast,
+    check_number,
     check_one_of,
     import_dotted,
     nearest,
+    pick_device,
     pick_precision,
     progress,
     write_text,
@@ -195,13 +197,14 @@ def _scheduler(spec, optimizer, epochs, steps, what="scheduler"):
     module = torch.optim.lr_scheduler
     return from_spec(spec, module, what, optimizer, total_steps=n, T_max=n), every_batch
 
-# %% ../nbs/06_training.ipynb #c170565b
+# %% ../nbs/06_training.ipynb #9e4397ff
 def _check_limits(recipe: Recipe, what: str):
     "Refuse a number outside the limits of its field, and an argument that `augment` lacks"
     known = [k for k in inspect.signature(augment).parameters if k not in ("images", "generator")]
     for key in recipe.augment:
         if key not in known:
             raise ConfigError(f"{what}.augment.{key}: no such argument{nearest(key, known)}")
+    check_number("crop_padding", recipe.augment.get("crop_padding", 0), 0, where=f"{what}.augment.")
     for f in dataclasses.fields(recipe):
         value, low = getattr(recipe, f.name), f.metadata.get("ge", f.metadata.get("gt"))
         if low is None:
@@ -230,7 +233,7 @@ class Fit:
 
     history: list  # one dict an epoch: epoch, loss, val_accuracy, val_loss, lr, seconds
     best_epoch: int  # counted from 1; 0 = no epoch was trained
-    state: dict  # weights of that epoch, on the CPU
+    state: dict = dataclasses.field(repr=False)  # weights of that epoch, on the CPU
 
 # %% ../nbs/06_training.ipynb #c2113c60
 @contextlib.contextmanager
@@ -349,7 +352,7 @@ def _epochs(training: _Training, validation, desc):
             bar.set_postfix({k: f"{v:.3f}" for k, v in shown.items()}, refresh=False)
             bar.update()
 
-# %% ../nbs/06_training.ipynb #897124a5
+# %% ../nbs/06_training.ipynb #9fff5ddc
 def fit(
     model: nn.Module,
     train,
@@ -404,7 +407,7 @@ def fit(
     >>> model = build_model("roar_nb.models.ResNet8", num_classes=10, seed=0)
     >>> fit(model, splits.train, splits.validation, Recipe(nb_epochs=20)).best_epoch
     """
-    recipe, device = recipe or Recipe(), torch.device(device)
+    recipe, device = recipe or Recipe(), pick_device(device)
     dtype, result = pick_precision(precision, device), Fit([], 0, _copy(model.to(device)))
     with _reproducible(), seeded(seed, "training"):
         training = _Training(model, train, recipe, seed, device, dtype)

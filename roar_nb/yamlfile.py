@@ -1,4 +1,4 @@
-"""YAML is read without running anything or passing over a mistake, and written so that it reads back equal.
+"""Read YAML without running anything and without passing over a mistake; write it so that it reads back equal.
 
 Docs: https://roar-nb.github.io/roar_nb/yamlfile.html.md"""
 

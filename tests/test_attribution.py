@@ -1,6 +1,7 @@
 "The front door of attribution: what it accepts, what it refuses and in which words."
 
 import copy
+import functools
 import re
 from dataclasses import replace
 
@@ -396,6 +397,17 @@ def test_the_flat_form_of_a_base():
     flat = dict(base="integrated_gradients", base_kwargs=dict(n_steps=3), base_batched=None)
     nested = dict(base=dict(method="integrated_gradients", kwargs=dict(n_steps=3)))
     assert make_attribution("vargrad", flat).spec == make_attribution("vargrad", nested).spec
+
+
+def test_arguments_given_in_advance():
+    "A partial of a registered method is that method"
+    partial = functools.partial(METHODS.find("smoothgrad").fn, n_samples=2)
+    assert METHODS.find(partial).reduction == "max_abs" and METHODS.find(partial).fn is partial
+    assert torch.equal(
+        attribute(CNN, X, method=partial), attribute(CNN, X, method="smoothgrad", n_samples=2)
+    )
+    other = functools.partial(METHODS.find("smoothgrad").fn, n_samples=3)
+    assert make_attribution(partial).spec != make_attribution(other).spec
 
 
 def test_a_function_as_base():

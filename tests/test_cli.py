@@ -1,18 +1,32 @@
 "Whole commands: what they leave, what they say about bad input, and how they exit."
 
+import importlib
 import json
+import linecache
+import re
 import shutil
 import sys
+from importlib import metadata
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
-from repo import ROOT, run
+from repo import ROOT, run, settings
 from roar_nb import load
-from roar_nb.cli import main
+from roar_nb.attribution import METHODS, attribute
+from roar_nb.cli import KINDS, docs_url, main, parser
+from roar_nb.core import VOICE, Lines, RoarError
+from roar_nb.listing import LISTS
+from roar_nb.models import build_model
+from roar_nb.plan import opening
+from roar_nb.retraining import misfits
+from roar_nb.run import open_run
+from roar_nb.shapes import shapes
 from roar_nb.store import open_maps
+from roar_nb.training import Recipe, fit
 
 TINY = ROOT / "tests/tiny.yml"
 STEPS = ("train", "attribute", "retrain", "report")
@@ -51,6 +65,12 @@ def test_run_leaves_tables_and_figures(whole):
     assert dict(zip(results.metric, results.order)) == {"roar": "morf", "kar": "lerf"}
     figures = ["kar.png", "kar.svg", "roar.png", "roar.svg"]
     assert sorted(p.name for p in (out / "figures").iterdir()) == ["index.json", *figures]
+    first = said.splitlines()
+    assert first[:2] == [
+        "images: Shapes: 200 training, 100 validation, 200 test; 32×32 pixels",
+        "methods: oracle, smooth",
+    ]
+    assert first[2] == "to do: train 1 network, compute 1,000 maps, retrain 18 networks"
     assert "retrain: 18 cells are in" in said
     assert "ROAR: most relevant pixels removed" in said
 
@@ -98,8 +118,7 @@ def test_base_is_trained_once_for_each_seed(whole):
 
 def test_steps_alone_give_the_same_results(whole, tmp_path):
     for step in STEPS:
-        result = roar_nb(step, "--config", TINY, "--out", tmp_path, *QUICK)
-        assert result.returncode == 0, result.stderr
+        assert main([step, "--config", str(TINY), "--out", str(tmp_path), *QUICK]) == 0
     assert (tmp_path / "results.csv").read_bytes() == (whole[0] / "results.csv").read_bytes()
 
 
@@ -185,7 +204,8 @@ def test_own_method_beside_the_config(tmp_path):
     assert set(pd.read_csv(tmp_path / "run/results.csv").method) == {"mine"}
 
 
-def test_edited_method_replaces_its_own_maps_alone(tmp_path):
+def test_edited_method_replaces_its_own_maps_alone(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     file, config, out = tmp_path / "sum_of_mine.py", tmp_path / "mine.yml", tmp_path / "run"
     code = "def total(model, image, label):\n    return {}*image[0].sum(0)\n"
     methods = "extract_cams.attribution_methods=[{name: mine, method: sum_of_mine.total}, gradient]"
@@ -193,22 +213,32 @@ def test_edited_method_replaces_its_own_maps_alone(tmp_path):
     config.write_text(TINY.read_text())
 
     def step(name, *more, expect=0):
-        result = roar_nb(name, "--config", config, "--out", out, *sets, *more)
-        assert result.returncode == expect, result.stderr
-        return result.stderr
+        args = ["--config", str(config), "--out", str(out), *sets, *more]
+        assert main([name, *args]) == expect
+        return capsys.readouterr().err
 
-    file.write_text(code.format(1))
+    edit(file, code.format(1))
     step("train")
     step("attribute")
     mine = out / "attributions/mine/test.zarr"
     kept = [out / "train/model.safetensors", out / "attributions/gradient/test.zarr/progress.json"]
     before, times = open_maps(mine)[:], [p.stat().st_mtime_ns for p in kept]
-    file.write_text(code.format(-10))
-    assert "Use --overwrite" in step("attribute", expect=1)
+    edit(file, code.format(-10))
+    told = step("attribute", expect=1)
+    assert "Use --overwrite" in told and f"sum_of_mine.total ({file}) was edited" in told
+    assert not re.search("[0-9a-f]{16}", told) and told.startswith("roar-nb attribute: 1 of 2")
     step("train", "--overwrite")
     step("attribute", "--overwrite")
     np.testing.assert_allclose(open_maps(mine)[:], -10 * before, rtol=1e-5)
     assert [p.stat().st_mtime_ns for p in kept] == times
+
+
+def edit(file, text):
+    "Write a module anew; it is imported again"
+    file.write_text(text)
+    sys.modules.pop(file.stem, None)
+    importlib.invalidate_caches()
+    linecache.clearcache()
 
 
 def test_impossible_argument_leaves_the_other_methods(tmp_path, capsys):
@@ -285,6 +315,9 @@ BAD = {
         "did you mean 'layer3.0.relu'",
     ],
     "retrain_cls.percentiles=[30, 101]": ["retrain_cls.percentiles", "101"],
+    "retrain_cls.percentiles=25,70": ["retrain_cls.percentiles", "a list is written [25, 70]"],
+    "retrain_cls.seeds=0,5": ["retrain_cls.seeds", "a list is written [0, 5]"],
+    "train_cls.augment.crop_padding=-1": ["crop_padding", "-1 is impossible"],
     "retrain_cls.metrics=raor": ["retrain_cls.metrics", "did you mean 'roar'"],
     "retrain_cls.imputation=channel_maen": [
         "retrain_cls.imputation",
@@ -309,10 +342,14 @@ def test_bad_config_is_refused_before_any_work(override, tmp_path, capsys):
     assert "Traceback" not in said and not (tmp_path / "run").exists()
 
 
-def test_usage_errors_exit_with_2():
-    assert [roar_nb(*args).returncode for args in ([], ["fly"], ["run", "--sed", "3"])] == [2, 2, 2]
-    missing = roar_nb("run", "--config", "shapes_dmeo")
-    assert missing.returncode == 2 and "did you mean 'shapes_demo'" in missing.stderr
+def test_usage_errors_exit_with_2(capsys):
+    assert roar_nb("fly").returncode == 2
+    for args in ([], ["run", "--sed", "3"], ["run", "-q", "-v"]):
+        with pytest.raises(SystemExit) as stopped:
+            main(args)
+        assert stopped.value.code == 2
+    assert main(["run", "--config", "shapes_dmeo"]) == 2
+    assert "did you mean 'shapes_demo'" in capsys.readouterr().err
 
 
 def test_steps_say_what_must_come_first(tmp_path, capsys):
@@ -404,3 +441,227 @@ def test_interrupted_replacement_of_a_model_is_not_taken_for_the_old_one(tmp_pat
     monkeypatch.undo()
     assert main(args) == 0
     assert (tmp_path / "train/model.safetensors").read_bytes() == before
+
+
+def test_lists_come_from_the_registries(capsys):
+    assert main(["list"]) == 0
+    said = capsys.readouterr().out
+    assert tuple(LISTS) == KINDS and [k for k in KINDS if f"\n{k} " not in f"\n{said}"] == []
+    for kind in KINDS:
+        assert main(["list", kind]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert max(map(len, lines)) <= 100 and len(lines) > 4
+        if kind == "methods":
+            assert [line.split()[0] for line in lines if line[:1].strip()][:-1] == list(METHODS)
+            assert any("Selvaraju et al. 2017" in line for line in lines)
+    with pytest.raises(SystemExit) as stopped:
+        main(["list", "method"])
+    assert stopped.value.code == 2 and "'methods'" in capsys.readouterr().err
+
+
+def planned(capsys, *args):
+    "What a dry run prints"
+    assert main([*map(str, args), "--dry-run"]) == 0
+    return capsys.readouterr().out
+
+
+def test_dry_run_imports_and_writes_nothing(tmp_path, capsys):
+    own = "extract_cams.attribution_methods.0={name: oracle, method: not_to_be_imported.f}"
+    args = ["run", "--config", TINY, "--out", tmp_path / "run", "--set", own]
+    args += ["--set", "data={dataset: not_to_be_imported.load}"]
+    args += ["--set", "train_cls.model.arch=not_to_be_imported.Net"]
+    args += ["--set", "retrain_cls.imputation=not_to_be_imported.fill"]
+    said = planned(capsys, *args)
+    assert "numbers known once they are read" in said and "size known once" in said
+    assert "not imported, so a change in it is not seen: not_to_be_imported.f" in said
+    assert "not_to_be_imported" not in sys.modules and list(tmp_path.iterdir()) == []
+
+
+def test_dry_run_tells_cost_before_a_run(tmp_path, capsys):
+    said = planned(capsys, "run", "--config", TINY, "--out", tmp_path / "run")
+    words = [
+        "Shapes: 1,000 training, 100 validation, 200 test; 32×32 pixels",
+        "2,000 passes forward and backward, 400 forward (2 epochs)",
+        "oracle: 1,300 maps, 0 passes",
+        "smooth: 1,300 maps, 5,200 passes",
+        "10.6 MB on the disk",
+        "to do: 18 cells",
+    ]
+    assert [w for w in words if w not in said] == []
+    said = planned(capsys, "run", "--config", "cifar10_resnet8", "--out", tmp_path / "run")
+    assert "CIFAR10: 43,750 training, 6,250 validation, 10,000 test; 32×32 pixels" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dry_run_sees_what_is_there(whole, capsys):
+    out, _ = whole
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
+    args = ["run", "--config", TINY, "--out", out, *QUICK]
+    said = planned(capsys, *args)
+    assert [line.split()[1:3] for line in said.splitlines()[2:5]] == [["there", "already:"]] * 3
+    more = planned(capsys, *args, "--set", "retrain_cls.seeds=3")
+    assert "to do: 9 of 27 cells" in more and "train      there already" in more
+    more = planned(capsys, *args, "--set", "extract_cams.attribution_methods+=random")
+    assert "to do: 500 of 1,500 maps" in more and "to do: 8 of 26 cells" in more
+    other = ["--set", "extract_cams.attribution_methods.1.kwargs.n_samples=5", "--overwrite"]
+    more = planned(capsys, *args, *other)
+    assert "smooth: 500 maps, 2,500 passes" in more and "to do: 8 of 18 cells" in more
+    more = planned(capsys, *args, "--set", "train_cls.nb_epochs=2", "--overwrite")
+    assert "to do: 1 network" in more and "to do: 1,000 maps" in more and "18 cells" in more
+    assert main([*map(str, args), "--set", "train_cls.nb_epochs=2", "--dry-run"]) == 1
+    assert "nb_epochs: 1 → 2" in capsys.readouterr().err
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == before
+
+
+def test_quiet_and_verbose(whole, tmp_path, capsys):
+    out = shutil.copytree(whole[0], tmp_path / "copy")
+    args = ["run", "--config", str(TINY), "--out", str(out), *QUICK]
+    assert main([*args, "-q"]) == 0
+    said = capsys.readouterr().out
+    results = ["train: ", "warning: ", "attribute: ", "retrain: "]
+    assert [re.match(r"(\w+: )?", line)[0] for line in said.splitlines()[:4]] == results
+    assert "images:" not in said and "ROAR: most relevant" in said
+    for path in (out / "retrain").glob("smooth-kar*-s1-*.json"):
+        path.unlink()
+    assert main([*args, "-v"]) == 0
+    said = capsys.readouterr().out
+    assert "cell smooth-kar-channel_mean-p25-s1: test accuracy 0." in said
+    assert f"oracle, test: maps there already: {out}" in said and VOICE["level"] == 1
+    wrong = [*args, "--set", "data.datset=Shapes"]
+    assert main([*wrong, "-v"]) == main([*wrong, "-q"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("Traceback") == 1 and said.count("data.datset") >= 2
+
+
+def test_files_get_plain_lines_of_progress(tmp_path, capsys, monkeypatch):
+    for name in ("IN_TEST", "ROAR_NB_PROGRESS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    monkeypatch.setattr(Lines, "every", 0)
+    args = ["run", "--config", str(TINY), "--out", str(tmp_path), *QUICK, *GRID]
+    assert main(args) == 0
+    said = capsys.readouterr().err
+    assert "\r" not in said and "\x1b" not in said
+    line = r"[\w, -]+: \d+/\d+ (epoch|cell|map)s, [\d.,]+ (\w+/s|s/\w+), ETA .+"
+    lines = [o for o in said.splitlines() if "fine-tuning" not in o]
+    assert lines and [o for o in lines if not re.fullmatch(line, o)] == []
+
+
+def test_progress_is_a_line_every_ten_seconds(capsys, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("roar_nb.core.time.monotonic", lambda: clock[0])
+    for _ in Lines(range(10), desc="ten", unit="pass"):
+        clock[0] += 4
+    assert capsys.readouterr().err.splitlines() == [
+        "ten: 3/10 passes, 4.0 s/pass, ETA 28 s",
+        "ten: 6/10 passes, 4.0 s/pass, ETA 16 s",
+        "ten: 9/10 passes, 4.0 s/pass, ETA 4 s",
+        "ten: 10/10 passes, 4.0 s/pass, ETA 0 s",
+    ]
+
+
+def test_help_names_the_documentation_and_the_environment(capsys):
+    assert docs_url() == settings()["doc_url"]
+    for argv in (["--help"], ["run", "--help"]):
+        with pytest.raises(SystemExit):
+            main(argv)
+        said = capsys.readouterr().out
+        assert docs_url() in said and "ROAR_NB_PROGRESS=0" in said
+        assert max(map(len, said.splitlines())) <= 110
+
+
+def test_docs_address_of_a_tree_that_is_not_installed(monkeypatch):
+    def missing(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr("roar_nb.cli.metadata.metadata", missing)
+    assert "README" in docs_url()
+
+
+@pytest.mark.parametrize("option", [["--seed", "3"], ["--device", "cpu"], ["--dry-run"]])
+def test_report_refuses_options_that_mean_nothing_to_it(option, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["report", "--out", str(tmp_path), *option])
+    assert stopped.value.code == 2 and option[0] in capsys.readouterr().err
+
+
+def test_messages_have_one_prefix_and_all_failures(tmp_path, capsys, monkeypatch):
+    import roar_nb.steps as steps
+
+    def fail(name):
+        def step(run):
+            raise RoarError(f"{name}: 1 of 2 failed")
+
+        return step
+
+    done = dict(train=lambda run: None, attribute=lambda run: None)
+    monkeypatch.setattr(steps, "STEPS", done | {k: fail(k) for k in ("perturb", "retrain")})
+    perturb = "pixel_perturbation_analysis={test_samples: 10}"
+    args = ["--config", str(TINY), "--out", str(tmp_path), "--set", perturb]
+    assert main(["retrain", *args]) == 1
+    assert capsys.readouterr().err == "roar-nb retrain: 1 of 2 failed\n"
+    assert main(["run", *args]) == 1
+    failed = capsys.readouterr().err
+    assert failed == "roar-nb run: perturb: 1 of 2 failed\nretrain: 1 of 2 failed\n"
+
+
+LOADER = """
+from roar_nb.datasets import Splits
+from roar_nb.shapes import shapes
+
+def load():
+    return Splits(**{part: shapes(60, seed=SEED + i) for i, part in enumerate(("train", "test"))})
+"""
+
+
+def test_an_edited_dataset_function_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    file = tmp_path / "shapes_of_mine.py"
+    data = ["--set", "data={dataset: shapes_of_mine.load}", "--set", "train_cls.nb_epochs=1"]
+    config = tmp_path / "mine.yml"
+    config.write_text(TINY.read_text())
+    args = ["train", "--config", str(config), "--out", str(tmp_path / "run"), *data]
+    for seed, status in ((0, 0), (10, 1)):
+        edit(file, LOADER.replace("SEED", str(seed)))
+        assert main(args) == status
+    said = capsys.readouterr().err
+    assert "data.train: other images than before" in said
+    assert f"shapes_of_mine.load ({file}) made them" in said and not re.search("[0-9a-f]{16}", said)
+
+
+def test_the_demonstration_says_what_it_will_do(tmp_path):
+    said = opening(open_run(outdir=tmp_path / "demo"))
+    words = ["less than three minutes", "1,600 training", "retrain 33 networks", "gradcam, oracle"]
+    assert [w for w in words if w not in said] == []
+
+
+def test_a_shell_can_complete_commands(monkeypatch):
+    asked = []
+    fake = type(sys)("argcomplete")
+    fake.autocomplete = asked.append
+    monkeypatch.setitem(sys.modules, "argcomplete", fake)
+    monkeypatch.setenv("_ARGCOMPLETE", "1")
+    assert main(["--version"]) == 0 and asked[0].prog == parser().prog == "roar-nb"
+
+
+def test_arguments_from_python_are_refused_in_words():
+    ds, model = shapes(16), build_model("roar_nb.models.ResNet8", dict(width=4), 10)
+    assert fit(model, ds, recipe=Recipe(nb_epochs=0), device="auto").best_epoch == 0
+    images = torch.rand(2, 3, 32, 32)
+    with pytest.raises(RoarError, match="class numbers from 0, not .'a'."):
+        attribute(model, images, ["a"])
+    black = dict(method="integrated_gradients", baseline="black", mean=[0.5] * 2, std=[0.5] * 2)
+    with pytest.raises(RoarError, match="2 numbers for images of 3 channels"):
+        attribute(model, images, [0, 1], **black)
+    with pytest.raises(RoarError, match="crop_padding: -1 is impossible"):
+        fit(model, ds, recipe=Recipe(augment=dict(crop_padding=-1)))
+
+
+def test_an_edited_protocol_is_named():
+    specs = [dict(name="mine", measure=letter * 16) for letter in "ab"]
+    index = dict(context={}, protocol=dict(mine=specs[1]), imputation=dict(fill="a" * 16))
+    spec = dict(protocol=specs[0], imputation="b" * 16)
+    assert misfits(index, spec, protocol="mine", imputation="fill") == [
+        "protocol of mine: others now (measure: this function was edited)",
+        "imputation of fill: its function was edited",
+    ]

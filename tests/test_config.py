@@ -541,17 +541,26 @@ def test_any_mapping_is_loaded_or_refused(doc, overrides):
 # --- reference
 
 
-def test_the_reference_has_every_key():
-    table = config_reference()
-    for key in (
-        "`desc`",
-        "`data.n_test`",
-        "`train_cls.model.arch`",
-        "`extract_cams.attribution_methods.N.name`",
-        "`retrain_cls.mask`",
+def test_the_reference_has_every_key_once():
+    text = config_reference()
+    parts = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", text, re.M | re.S))
+    for section, key in (
+        ("The top level", "desc"),
+        ("data, for Shapes", "n_test"),
+        ("train_cls.model · extract_cams.model · pixel_perturbation_analysis.model", "arch"),
+        ("retrain_cls", "mask"),
+        ("pixel_perturbation_analysis.road", "percentiles"),
     ):
-        assert f"\n| {key} |" in table
-    assert {line.count("|") for line in table.splitlines()} == {5}
+        assert parts[section].count(f"\n| <code>{key}</code> |") == 1
+    assert "nb_epochs" not in parts["retrain_cls"]
+    assert "noisy_linear" in parts["retrain_cls"] and "ImageNet" in parts["data"]
+
+
+def test_every_row_of_the_reference_has_four_cells_and_a_meaning():
+    rows = [line for line in config_reference().splitlines() if line.startswith("| <code>")]
+    cells = [row.strip("| ").split(" | ") for row in rows]
+    assert [row for row in cells if not row[-1]] == []
+    assert {row.count("|") for row in rows} == {5}
 
 
 # --- perturbation

@@ -93,7 +93,10 @@ def test_one_target_is_explained_and_watched(setup):
         (dict(protocols="raod"), "did you mean 'road'"),
         (dict(images=torch.zeros(2, 32, 32, 3)), "looks like (N,H,W,C)"),
         (dict(images=torch.zeros(2, 3, 32, 32, dtype=torch.uint8)), "see `normalise`"),
-        (dict(images=[0.0]), "expected a tensor or array, not a list"),
+        (dict(images=[0.0]), "expected a tensor or array, not a list; give one batch of it"),
+        (dict(methods=torch.zeros(12, 32, 32)), "give {name: maps}"),
+        (dict(methods={"mine": [1, 2]}), "[1, 2] is not the name of"),
+        (dict(labels=["cat"] * 12), "labels: expected class numbers from 0, not ['cat'"),
     ],
 )
 def test_what_is_wrong_is_said(setup, change, told):
@@ -102,6 +105,37 @@ def test_what_is_wrong_is_said(setup, change, told):
     with pytest.raises(RoarError) as e:
         roar_nb.evaluate(model, **how)
     assert told in str(e.value)
+
+
+@pytest.mark.parametrize("model", [ResNet8, lambda x: x])
+def test_a_class_or_a_function_is_no_network(setup, model):
+    with pytest.raises(RoarError, match="expected a torch.nn.Module"):
+        roar_nb.evaluate(model, setup[1], methods="random")
+
+
+def test_a_set_of_images_brings_what_is_known_about_it(setup):
+    model, _, ds = setup
+    by_hand = normalise(ds.images, ds.mean, ds.std)
+    how = dict(methods=["oracle", "random"], protocols=["lerf_morf", "road"])
+    facts = dict(mean=ds.mean, std=ds.std, relevance=ds.relevance, name=ds.name)
+    whole = roar_nb.evaluate(model, ds, **how)
+    assert whole.table.equals(roar_nb.evaluate(model, by_hand, ds.labels, **how, **facts).table)
+    assert whole.gallery.name_of(0) == ds.classes[ds.labels[0]]
+    other = roar_nb.evaluate(model, ds, ds.labels.flip(0), **how, name="mine")
+    assert set(other.table.dataset) == {"mine"}
+    assert other.gallery.name_of(0) == ds.classes[ds.labels[-1]]
+    oracle = roar_nb.attribute(model, ds, method="oracle")
+    assert torch.equal(oracle, ds.relevance.float())
+    with pytest.raises(RoarError, match="the set is empty"):
+        roar_nb.evaluate(model, ds.subset([]), **how)
+
+
+def test_maps_may_be_a_list(setup):
+    model, x, ds = setup
+    maps = torch.rand(12, 32, 32)
+    forms = {"whole": maps, "tensors": list(maps), "arrays": list(maps.numpy())}
+    summary = roar_nb.evaluate(model, x, methods=forms, protocols="lerf_morf").summary
+    assert len({tuple(s["mean"]) for _, s in summary.groupby("method")}) == 1
 
 
 QUICK = Recipe(1, 64, augment=dict(crop_padding=0))
@@ -126,11 +160,25 @@ def test_roar_goes_on_in_its_folder(tmp_path):
         roar_nb.roar(lambda: ResNet8(width=8), sets, ["oracle"], [50], [0], **how)
 
 
+def grey(level):
+    "An imputation that knows its colour from outside"
+
+    def fill(image, mask):
+        return torch.full_like(image, level)
+
+    return fill
+
+
 @pytest.mark.parametrize(
     "change, told",
     [
         (dict(make_model=lambda: ResNet8Fixed()), "same initial weights"),
         (dict(splits=(1, 2)), "expected Splits, or (train, test)"),
+        (dict(splits=shapes(40, seed=1)), "not ImageSet"),
+        (dict(make_model=ResNet8(width=4)), "expected a class or a function of no arguments"),
+        (dict(make_model=lambda: "a model"), "expected a torch.nn.Module, not a str"),
+        (dict(recipe=dict(nb_epochs=1)), "recipe: expected a Recipe"),
+        (dict(imputations=[grey(0.2), grey(0.8)]), "IMPUTATIONS.register(name)(function)"),
         (dict(metrics=["raor"]), "unknown value 'raor'"),
         (dict(sed=1), "no such option: 'sed'; did you mean 'seed'"),
         (dict(make_model=lambda: WithFixedBackbone()), "same initial weights"),
@@ -204,8 +252,51 @@ def test_an_edited_cell_goes_on_with_the_same_network(tmp_path):
     assert one.equals(two)
 
 
+def weighted(sign):
+    "An attribution method that knows its sign from outside"
+
+    def method(model, image, label):
+        return sign * image.sum(1)
+
+    return method
+
+
+def test_functions_made_alike_are_told_apart(tmp_path):
+    "Two closures of one text, and two lambdas of one name"
+    values = []
+    for level in (0.0, 1.0, 0.0):
+        small(tmp_path, imputations=[grey(level)])
+        values.append(len(list(tmp_path.glob("retrain/oracle-roar-*.json"))))
+    assert values == [1, 2, 2]
+    pairs = [(weighted(1), weighted(-1)), (lambda m, x, y: x.sum(1), lambda m, x, y: -x.sum(1))]
+    for i, (one, other) in enumerate(pairs):
+        first = small(tmp_path / str(i), methods={"mine": one}).table
+        assert first.equals(small(tmp_path / str(i), methods={"mine": one}).table)
+        with pytest.raises(RoarError, match="holds other maps"):
+            small(tmp_path / str(i), methods={"mine": other})
+
+
+def test_an_edited_method_or_model_may_be_replaced(tmp_path):
+    first = small(tmp_path, methods={"mine": weighted(1), "oracle": "oracle"})
+    edited = {"mine": weighted(-1), "oracle": "oracle"}
+    with pytest.raises(RoarError, match="mine/train.zarr holds other maps"):
+        small(tmp_path, methods=edited)
+    there = {p: p.stat().st_mtime_ns for p in tmp_path.glob("retrain/*-s0-*.json")}
+    second = small(tmp_path, methods=edited, overwrite=True)
+    assert all(p.stat().st_mtime_ns == t for p, t in there.items())
+    assert len(list(tmp_path.glob("retrain/*-s0-*.json"))) == len(there) + 1
+    assert second.table.equals(small(tmp_path, methods=edited).table)
+    kept = [s.table.query("method == 'oracle'").value.tolist() for s in (first, second)]
+    assert kept[0] == kept[1]
+    with pytest.raises(RoarError, match="overwrite=True"):
+        small(tmp_path, methods=edited, make_model=lambda: ResNet8(width=5))
+    how = dict(methods=edited, make_model=lambda: ResNet8(width=5))
+    wider = small(tmp_path, overwrite=True, **how)
+    assert wider.table.equals(small(tmp_path, **how).table)
+
+
 def test_a_single_name_is_enough():
-    table = small(metrics="kar", imputations="zero").table
+    table = small(metrics="kar", imputations="zero", percentiles=50).table
     assert set(table.metric) == {"kar"} and set(table.imputation) == {"zero"}
 
 

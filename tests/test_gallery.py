@@ -301,8 +301,11 @@ def curve(method, areas, **facts):
 
 def test_choices():
     a, b = curve("a", [1, 2, 3, 4, 5]), curve("b", [1, 2, 3, 5, 4])
-    assert choose_images(5, 3)[0].tolist() == [0, 1, 2]
-    assert choose_images(2, 6)[1] == "the first 2 test images"
+    assert choose_images(9, 3)[0].tolist() == [0, 3, 6]
+    assert choose_images(9, 0)[0].tolist() == [] and choose_images(2, 6)[0].tolist() == [0, 1]
+    assert choose_images(9, 3)[1] == "3 test images, evenly spread"
+    assert choose_images(5, 3, "first")[0].tolist() == [0, 1, 2]
+    assert choose_images(2, 6, "first")[1] == "the first 2 test images"
     index, rule = choose_images(5, 2, "disagreement", [a, b])
     assert index.tolist() == [3, 4] and rule.endswith("the methods disagree most")
     others = [curve("a", [1, 2]), curve("b", [2, 1])]  # of other images
@@ -381,7 +384,7 @@ def folder(finished, tmp_path):
 
 def test_a_run_keeps_a_gallery(folder):
     g = Gallery.load(folder / "gallery.npz")
-    assert g.rule == "the first 6 of 60 test images drawn at random"
+    assert g.rule == "6 of 60 test images drawn at random, evenly spread"
     assert list(g.maps) == ["oracle", "smooth"] and len(g) == 6
     run = opened(folder, PERTURB)
     batch = next(run.split("test").batches(6, torch.from_numpy(g.index)))

@@ -108,7 +108,11 @@ def test_an_odd_size_is_named(two_files, workers):
 PX = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
 
 
-@pytest.mark.parametrize("given", [PX, PX.numpy()], ids=["tensor", "array"])
+@pytest.mark.parametrize(
+    "given",
+    [PX, PX.numpy(), list(PX), list(PX.numpy())],
+    ids=["tensor", "array", "tensors", "arrays"],
+)
 def test_pixels_are_accepted(given):
     assert torch.equal(ImageSet(given, np.array([0, 1, 0, 1]), "ab").images, PX)
 
@@ -120,10 +124,12 @@ def test_pixels_are_accepted(given):
         ((PX / 255).numpy().astype(np.float64), "round().to(torch.uint8)"),
         (PX.permute(0, 2, 3, 1), "permute(0, 3, 1, 2)"),
         (PX.permute(0, 2, 3, 1).numpy(), "permute(0, 3, 1, 2)"),
+        ([Image.fromarray(o.numpy()) for o in PX.permute(0, 2, 3, 1)], "permute(0, 3, 1, 2)"),
+        ([PX[0], PX[1, :, :4]], "images must be of one size"),
         (PX[0], "(N,C,H,W)"),
         (PX.long(), "uint8"),
     ],
-    ids=["floats", "doubles", "nhwc", "nhwc array", "one image", "int64"],
+    ids=["floats", "doubles", "nhwc", "nhwc array", "pictures", "sizes", "one image", "int64"],
 )
 def test_other_layouts_are_refused_with_advice(given, advice):
     with pytest.raises(DataError) as error:
@@ -199,6 +205,7 @@ PIXELS = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
         ([0, 5], {}, "label 5 has no class; expected labels from 0 to 1"),
         ([0, -1], {}, "label -1 has no class"),
         ([0.5, 1.0], {}, "whole numbers"),
+        (["cat", "dog"], {}, r"labels: expected class numbers from 0, not \['cat', 'dog'\]"),
         ([0, 1], dict(mean=[0.5]), "expected 3 numbers, one a channel, not 1"),
         ([0, 1], dict(relevance=torch.zeros(2, 4, 4)), r"relevance: expected \(N,H,W\)"),
     ],

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from nbdev.config import get_config
 
-from repo import LIB, ROOT, run, scratch_copy, setting_lines, settings
+from repo import LIB, NOTEBOOKS, ROOT, run, scratch_copy, setting_lines, settings
 
 SOURCES = (
     "pyproject.toml",
@@ -20,6 +20,16 @@ SOURCES = (
     "README.md",
     "LICENSE",
     "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "CITATION.cff",
+    "Dockerfile",
+    "Taskfile.yml",
+    "_quarto.yml",
+    "benchmarks",
+    "configs",
+    "nbs",
+    "tests",
+    "tools",
     "roar_nb",
 )
 
@@ -112,6 +122,14 @@ def test_sdist_holds_what_setup_reads(dist):
         "README.md",
         "LICENSE",
     } | package_files() <= held
+
+
+def test_sdist_holds_notebooks_and_tests(dist):
+    with tarfile.open(next(dist.glob("*.tar.gz"))) as archive:
+        held = {n.partition("/")[2] for n in archive.getnames()}
+    expected = [*NOTEBOOKS, *(ROOT / "tests").glob("*.*"), *(ROOT / "tools").glob("*.py")]
+    assert {p.relative_to(ROOT).as_posix() for p in expected} <= held
+    assert not [n for n in held if "__pycache__" in n or n.endswith(".pyc")]
 
 
 def test_version_is_that_of_the_installation(installed, tmp_path):

@@ -98,7 +98,7 @@ class TestAnswer:
 
     def test_one_method(self):
         (text,) = told(dict(a=0.5, random=0.6))
-        assert "a is the only method on ROAR (area 0.500" in text
+        assert "a is the only method beside controls on ROAR (area 0.500" in text
         assert text.endswith("It is better than random.")
         (text,) = told(dict(a=0.5, random=0.6), [("a", "random")])
         assert text.endswith("It cannot be told apart from random.")
@@ -218,7 +218,9 @@ class TestWarnings:
         tables = dict(imputations=unfair, reliability=low)
         found = warnings_of(scores_with(rows(dict(a=1.0), mean=1.0, low=0.9), **tables))
         assert found[0] == "imputation not trusted: by road, imputation zero: bad"
-        assert found[1].startswith("low agreement: by road morf (α 0.02) single images")
+        assert found[1].startswith(
+            "low agreement: by ROAD, most relevant first (α 0.02) single images"
+        )
 
 
 # The files

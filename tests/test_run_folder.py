@@ -278,3 +278,8 @@ def test_maps_that_are_not_stored_are_looked_at_on_the_way(copy):
     succeed("perturb", "--out", copy)
     facts = pd.read_csv(copy / "maps.csv", keep_default_na=False)
     assert set(facts.method) == {"oracle", "smooth"} and set(facts.images) == {60}
+
+
+def test_a_folder_may_be_given_as_a_path(tmp_path):
+    run = open_run("shapes_demo", outdir=tmp_path / "run")
+    assert run.cfg.outdir == str(tmp_path / "run")

@@ -147,8 +147,33 @@ def test_as_many_images_as_needed_are_enough():
     rng, shift = np.random.default_rng(0), 0.3
     (n,) = needed(rng.normal(shift, 1, (1, 20000, 1)))[1]
     assert n == pytest.approx((2.8016 / shift) ** 2, rel=0.1)
+    assert needed(rng.normal(shift, 1, (1, 20000, 1)), comparisons=10)[1][0] > 1.3 * n
     d = rng.normal(shift, 1, (1, int(n), 2000))
     assert (stats.ttest_1samp(d[0], 0).pvalue < 0.05).mean() == pytest.approx(0.8, abs=0.05)
+
+
+@pytest.mark.parametrize("comparisons", [1, 6])
+def test_as_many_seeds_as_needed_are_enough(comparisons):
+    rng = np.random.default_rng(1)
+
+    def found(seeds):
+        "Runs in which a difference of 0.1 is told from 0"
+        d = 0.1 + rng.normal(0, 0.05, (seeds, 1, 1000)) + rng.normal(0, 0.2, (seeds, 50, 1000))
+        return paired_p(d) <= 0.05 / comparisons
+
+    many = 0.1 + rng.normal(0, 0.05, (400, 1, 1)) + rng.normal(0, 0.2, (400, 50, 1))
+    many += 0.1 - many.mean()
+    (n,) = needed(many, comparisons)[0]
+    assert found(int(n)).mean() >= 0.7 and found(int(n) - 1).mean() < 0.85
+
+
+def test_what_is_told_apart_with_power_needs_no_more_than_there_is():
+    "Where fewer seeds are needed than there are, the pair is told apart"
+    rng = np.random.default_rng(2)
+    d = rng.normal(0, 0.05, (4, 1, 500)) + rng.normal(0, 0.2, (4, 50, 500)) + rng.random(500) / 5
+    seeds, images = needed(d, comparisons=3)
+    p = paired_p(d)
+    assert (p[seeds <= 4] <= 0.05 / 3).all() and (p[images <= 50] <= 0.05 / 3).all()
 
 
 def test_no_number_of_seeds_makes_up_for_few_images():

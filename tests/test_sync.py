@@ -9,11 +9,9 @@ from fastcore.nbio import read_nb
 
 from repo import (
     LIB,
-    NBS,
     NOTEBOOKS,
     REFERENCE,
     code_cells,
-    is_exported,
     module_of,
     name,
     nbdev,
@@ -45,12 +43,6 @@ def python_files(lib):
     }
 
 
-def summary(nbs):
-    "The text of llms.txt, which the export writes once a module has a long docstring"
-    path = nbs / "llms.txt"
-    return path.read_text(encoding="utf-8") if path.exists() else None
-
-
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory):
     "A copy of the repository without what the export makes"
@@ -69,7 +61,6 @@ def test_export_gives_the_same_modules(fresh):
     made, kept = python_files(fresh / "roar_nb"), python_files(LIB)
     assert sorted(made) == sorted(kept)
     assert [path for path in made if made[path] != kept[path]] == []
-    assert summary(fresh / "nbs") == summary(NBS)
 
 
 def test_notebooks_are_clean(fresh):
@@ -89,8 +80,8 @@ def test_module_names_follow_notebook_names():
     assert {module_of(p) for p in REFERENCE} == {p.stem[3:] for p in REFERENCE}
 
 
-def test_readme_is_current():
-    result = run(sys.executable, "tools/readme.py", "--check")
+def test_texts_are_current():
+    result = run(sys.executable, "tools/texts.py", "--check")
     assert result.returncode == 0, result.stdout + result.stderr
 
 
