@@ -12,7 +12,7 @@ from fastcore.ansi import strip_ansi
 from repo import NBS, NOTEBOOKS, code_cells, name, nbdev, scratch_copy
 
 HEAD = re.compile(r"<thead>.*?</thead>", re.S)
-COLUMN = re.compile(r"<th[^>]*>(.*?)</th>", re.S)
+COLUMN = re.compile(r"<th(?: [^>]*)?>(.*?)</th>", re.S)
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,8 @@ import shutil
 import pandas as pd
 import pytest
 
+from roar_nb.run import open_run
+
 from repo import ROOT
 from test_cli import GRID, QUICK, roar_nb
 
