@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from repo import ROOT
 from roar_nb.attribution import attribute, make_attribution, predicted_labels
+from roar_nb.claims import owner_of
 from roar_nb.core import AttributionError, ConfigError, RoarError, StoreError
 from roar_nb.models import ResNet8, model_identity
 from roar_nb.shapes import shapes
@@ -483,7 +484,6 @@ def test_a_lost_chunk_of_an_unfinished_store_is_named(tmp_path):
 def test_killed_before_the_first_map(tmp_path):
     path = tmp_path / "a.zarr"
     path.mkdir()
-    (path / "lock").write_text("process 1 on here")
     (path / ".progress.json.x1y2.json").write_text("")
     assert dump(PLAIN, MODEL, DS, path).shape == (40, 32, 32)
 
@@ -514,19 +514,22 @@ def writer(tmp_path):
 
 
 def test_two_writers_and_a_kill(tmp_path):
+    "The second waits for the first; when that is killed, it goes on at once"
     (tmp_path / "wait").touch()
-    first, lock, end = writer(tmp_path), tmp_path / "a.zarr/lock", time.monotonic() + 120
-    while not (lock.exists() and lock.read_text()) and time.monotonic() < end:
+    first, claim, end = writer(tmp_path), tmp_path / "a.zarr.claim", time.monotonic() + 120
+    while not owner_of(claim) and time.monotonic() < end:
         assert first.poll() is None, first.stderr.read()
         time.sleep(0.02)
-    _, err = (second := writer(tmp_path)).communicate()
-    assert second.returncode and f"a.zarr is being written by process {first.pid} on " in err
+    assert owner_of(claim)["process"] == first.pid
+    second = writer(tmp_path)
+    time.sleep(8)
+    assert second.poll() is None and owner_of(claim)["process"] == first.pid
+    (tmp_path / "wait").unlink()  # the second need not sleep as the first does
     first.send_signal(signal.SIGKILL)
     first.communicate()
-    (tmp_path / "wait").unlink()
-    _, err = (third := writer(tmp_path)).communicate()
-    assert third.returncode == 0, err
-    assert np.isfinite(open_maps(tmp_path / "a.zarr")[:]).all()
+    _, err = second.communicate(timeout=120)
+    assert second.returncode == 0, err
+    assert np.isfinite(open_maps(tmp_path / "a.zarr")[:]).all() and not claim.exists()
 
 
 # Chunks

@@ -1,6 +1,6 @@
 """Make the figures stored in notebooks small: PNG outputs get a palette of 255 colours.
 
-python tools/small_outputs.py nbs/30_report.ipynb …      (default: all notebooks)
+python tools/small_outputs.py nbs/31_report.ipynb …      (default: all notebooks)
 """
 
 import base64
