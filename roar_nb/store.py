@@ -29,7 +29,6 @@ from roar_nb.attribution import (
     predicted_labels,
 )
 from .claims import turn
-from .claims import turn
 from roar_nb.core import (
     ConfigError,
     StoreError,
