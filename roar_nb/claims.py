@@ -73,7 +73,7 @@ def _lives(process: int) -> bool:
     except ProcessLookupError:
         return False
     except OSError:  # it is somebody else's
-        return True
+        pass
     return True
 
 
